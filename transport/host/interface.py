@@ -1,0 +1,110 @@
+"""What the rest of the node knows of libp2p: this interface and nothing else.
+
+Two things implement it: :class:`transport.host.Libp2pHost` on real sockets and the simulator's virtual host. Hosts
+carry the control plane only (gossip, negotiation, the DHT); tensors and prompts go through :mod:`transport.tunnel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from transport.identity import PeerId
+
+
+class HostError(Exception):
+    """The control plane could not do what was asked. The message says what happened and what to try."""
+
+
+class DialError(HostError):
+    """A peer could not be reached; the message names the addresses tried and why each failed."""
+
+
+class StreamError(HostError):
+    """A stream broke, was reset by the other side, or its peer broke the protocol."""
+
+
+@dataclass(frozen=True)
+class GossipMessage:
+    """One message heard on a topic, its origin's signature already verified by the host."""
+
+    topic: str
+    origin: PeerId
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """A connected peer: its id and the multiaddr it is connected by (``relayed`` when through a relay)."""
+
+    peer_id: PeerId
+    addr: str
+    inbound: bool
+    relayed: bool
+
+
+class HostStream(Protocol):
+    """A bidirectional stream of messages to one authenticated peer.
+
+    Messages are prefixed by their length as an unsigned varint (multiformats), as libp2p protocols do.
+    """
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The authenticated peer at the other end."""
+
+    async def send(self, message: bytes) -> None:
+        """Send one message. Raises :class:`StreamError`. Cancellation leaves the connection usable; the stream is
+        then reset, since half a message may have left."""
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Receive one message of at most ``max_bytes``. Raises :class:`StreamError` at end of stream, on reset and on
+        a longer message (the stream is then reset)."""
+
+    async def aclose(self) -> None:
+        """Close cleanly; idempotent; never raises."""
+
+    async def reset(self) -> None:
+        """Abort in both directions; idempotent; never raises."""
+
+
+StreamHandler = Callable[[HostStream], Awaitable[None]]
+"""Called in a task of its own for each inbound stream; the stream is closed when it returns, reset when it raises."""
+
+GossipValidator = Callable[[GossipMessage], bool]
+"""Whether a message may be delivered and relayed further. Must be fast and synchronous; False drops it and counts
+against the peer that relayed it."""
+
+
+class Host(Protocol):
+    """The control plane of one node."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own id."""
+
+    @property
+    def addrs(self) -> Sequence[str]:
+        """Multiaddrs we listen on, each ending in ``/p2p/<peer id>``; empty for a host that only dials."""
+
+    async def connect(self, addr: str) -> PeerId:
+        """Dial a multiaddr that ends in ``/p2p/<peer id>`` and authenticate the peer. Raises :class:`DialError`."""
+
+    async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> HostStream:
+        """Open a stream, connecting first if need be (``addrs`` are hints beside what the host knows).
+
+        Raises :class:`DialError`, or :class:`StreamError` when the peer does not speak ``protocol``."""
+
+    def set_handler(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve ``protocol``; at most one handler each."""
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip ``data``, signed by our identity. Delivery is best effort."""
+
+    def subscribe(self, topic: str, validator: GossipValidator) -> AbstractAsyncContextManager[AsyncIterator[GossipMessage]]:
+        """Join ``topic``. The iterator has a bounded queue that drops the oldest when its reader is slow."""
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """Who is connected now."""
