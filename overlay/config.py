@@ -1,0 +1,297 @@
+"""Configuration: one TOML file, presets, and every key overridable by environment and flag.
+
+Precedence, strongest first: flags (`--set node.listen=…` and the flags with names of their own), environment
+(`COCOON_NODE_LISTEN=…`), the file (`--config FILE`, else `cocoon.toml` in the data directory), the preset, the defaults
+below. All of it is checked at start, and an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from overlay.errors import ConfigError
+
+NANOTON_PER_TON = 1_000_000_000
+
+
+class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[node]`: where the node listens and whom it asks for others."""
+
+    preset: str = ""
+    """A named set of defaults: see `PRESETS`."""
+    listen: list[str] = msgspec.field(default_factory=lambda: ["/ip4/0.0.0.0/tcp/4001"])
+    """libp2p addresses of the control plane; port 0 takes any free one."""
+    tunnel_host: str = "0.0.0.0"  # noqa: S104 — a provider is there to be reached; loopback by `--listen`
+    """Address that the tunnel listener binds."""
+    tunnel_port: int = 0
+    """Port of the tunnel listener, 0 for any free one."""
+    announce: list[str] = msgspec.field(default_factory=list)
+    """IP addresses or names to advertise instead of those found on the interfaces (behind a port forward)."""
+    bootstrap: list[str] = msgspec.field(default_factory=list)
+    """Multiaddrs of peers to start from, each ending in `/p2p/<peer id>`."""
+    serve: list[str] = msgspec.field(default_factory=lambda: ["chat", "transcribe"])
+    """Tasks on offer."""
+    queue_per_engine: int = 64
+    """Jobs that may wait for an engine before newcomers are told to come back."""
+    drain_timeout_s: int = 30
+    """How long running jobs may go on after SIGTERM."""
+
+
+class PriceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[price]`: nanoTON per million units. The ask moves between `floor` and `floor × cap_ratio` with demand."""
+
+    prompt: int = 20_000_000
+    cached: int = 5_000_000
+    completion: int = 60_000_000
+    reasoning: int = 60_000_000
+    audio_ms: int = 2_000_000
+    embedding: int = 5_000_000
+    cap_ratio: float = 5.0
+
+
+class MarketSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[market]`: what a client is ready to pay."""
+
+    max_prompt: int = 1_000_000_000
+    max_completion: int = 3_000_000_000
+    max_audio_ms: int = 100_000_000
+    max_embedding: int = 300_000_000
+    value_of_time_nanoton_per_s: int = 50_000
+    """What a second of waiting is worth to you: dearer but quicker providers win when it pays."""
+    tier: str = "plain"
+    """The least confidentiality tier that will do."""
+    agreement_s: int = 60
+    """How long a negotiated price is fixed for."""
+    negotiation_timeout_s: float = 5.0
+
+
+class TonSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[ton]`: which chain, and how much is at stake."""
+
+    config: str = ""
+    """Path of a TON `global.config.json`; empty means the local devnet, which is started when there is none."""
+    deposit_nanoton: int = 500_000_000
+    """What a client puts into a new channel."""
+    credit_window_nanoton: int = 2_000_000
+    """What a provider serves before it insists on the next voucher."""
+    challenge_period_s: int = 3600
+    channel_lifetime_s: int = 7 * 86_400
+    settle_at_nanoton: int = 1_000_000_000
+    """A provider claims when this much is unclaimed (and in any case before a channel expires)."""
+
+
+class UpstreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[engine.upstream]`: an OpenAI-compatible server of your own (vLLM, SGLang, TabbyAPI, Ollama) to sell."""
+
+    base_url: str = ""
+    api_key_env: str = ""
+    models: list[str] = msgspec.field(default_factory=list)
+    """Models to offer; empty offers all that the server lists."""
+    max_parallel: int = 16
+
+
+class Exllamav2Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[engine.exllamav2]`: a model directory served on this machine's GPU."""
+
+    model_dir: str = ""
+    model: str = ""
+    max_batch: int = 8
+    cache: str = "fp16"
+
+
+class EngineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[engine]`: what computes."""
+
+    chat: list[str] = msgspec.field(default_factory=lambda: ["demo_llama"])
+    """Engines for chat and completion, in order: `demo_llama`, `upstream`, `exllamav2`."""
+    transcribe: list[str] = msgspec.field(default_factory=lambda: ["pocketsphinx"])
+    upstream: UpstreamSection = UpstreamSection()
+    exllamav2: Exllamav2Section = Exllamav2Section()
+
+
+class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[gateway]`: the OpenAI-compatible endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token_env: str = ""
+    """Name of an environment variable with a bearer token that requests must carry; empty asks for none."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole configuration; every field has a default, so an empty file is a valid one."""
+
+    node: NodeSection = NodeSection()
+    price: PriceSection = PriceSection()
+    market: MarketSection = MarketSection()
+    ton: TonSection = TonSection()
+    engine: EngineSection = EngineSection()
+    gateway: GatewaySection = GatewaySection()
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "local": {"node": {"listen": ["/ip4/127.0.0.1/tcp/0"], "tunnel_host": "127.0.0.1", "tunnel_port": 0}},
+    "home": {"node": {"queue_per_engine": 16}, "ton": {"settle_at_nanoton": 1_000_000_000}},
+    "datacenter": {"node": {"queue_per_engine": 512, "tunnel_port": 4002}, "ton": {"settle_at_nanoton": 20_000_000_000}},
+}
+"""`local`: loopback only, any free port, for trying things. `home`: one GPU behind a home router. `datacenter`: a public
+address, fixed ports, a long queue."""
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+    return base
+
+
+def _fields(path: str) -> list[str]:
+    struct: Any = Config
+    for part in filter(None, path.split(".")):
+        struct = next((f.type for f in msgspec.structs.fields(struct) if f.name == part), Config)
+    return [f.name for f in msgspec.structs.fields(struct)]
+
+
+def _explain(error: msgspec.ValidationError, source: str) -> ConfigError:
+    text = str(error)
+    if match := _UNKNOWN_FIELD.search(text):
+        path, field = match["path"] or "", match["field"]
+        known = _fields(path)
+        near = difflib.get_close_matches(field, known, 1, 0.5)
+        full = f"{path}.{field}".lstrip(".")
+        hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(sorted(known))
+        return ConfigError(f"{source}: there is no key {full!r}; {hint}")
+    return ConfigError(f"{source}: {text.replace('`$.', '`')}")
+
+
+def _scalar(text: str) -> Any:
+    """A value as typed on a command line: TOML if it parses as TOML, a plain string otherwise."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(tree: dict[str, Any], path: str, text: str, source: str) -> None:
+    *sections, key = path.split(".")
+    if not sections:
+        raise ConfigError(f"{source}: {path!r} names no section; write section.key=value, for example node.serve=chat")
+    struct: Any = Config
+    for part in sections:
+        struct = next((f.type for f in msgspec.structs.fields(struct) if f.name == part), None)
+        tree = tree.setdefault(part, {})
+        if struct is None or not isinstance(tree, dict):
+            raise ConfigError(f"{source}: there is no section {'.'.join(sections)!r}; sections: {', '.join(_fields(''))}")
+    value = _scalar(text)
+    wanted = next((str(f.type) for f in msgspec.structs.fields(struct) if f.name == key), "")
+    if wanted.startswith("list[") and not isinstance(value, list):
+        value = [item.strip() for item in text.split(",") if item.strip()]
+    elif wanted == "<class 'str'>":
+        value = value if isinstance(value, str) else text
+    tree[key] = value
+
+
+def _environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(path, text, variable) for each `COCOON_SECTION_KEY` that names a key; others are left to whoever reads them."""
+    known = {}
+    for section in msgspec.structs.fields(Config):
+        for field in msgspec.structs.fields(section.type):
+            if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+                for inner in msgspec.structs.fields(field.type):
+                    known[f"COCOON_{section.name}_{field.name}_{inner.name}".upper()] = (
+                        f"{section.name}.{field.name}.{inner.name}"
+                    )
+            else:
+                known[f"COCOON_{section.name}_{field.name}".upper()] = f"{section.name}.{field.name}"
+    return [(known[name], text, name) for name, text in sorted(environ.items()) if name in known]
+
+
+def load_config(
+    file: Path | None,
+    *,
+    overrides: Sequence[str] = (),
+    preset: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Read and check the configuration.
+
+    ``file`` may be absent from disk only when it is ``None``; ``overrides`` are ``section.key=value`` texts, where the
+    value is TOML (``["a", "b"]``, ``3``, ``true``), a comma-separated list or plain text. Raises
+    :class:`~overlay.errors.ConfigError`, whose message names the file, the key and the remedy.
+    """
+    from_file: dict[str, Any] = {}
+    source = "configuration"
+    if file is not None:
+        source = str(file)
+        try:
+            from_file = tomllib.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{file}: no such file; leave --config out to use the defaults") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{file}: {error}") from error
+        _check(from_file, source)
+    name = preset or from_file.get("node", {}).get("preset") or environ.get("COCOON_NODE_PRESET") or ""
+    if name and name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}; presets: {', '.join(sorted(PRESETS))}")
+    tree = _merge(_merge({}, PRESETS.get(name, {})), from_file)
+    if name:
+        tree.setdefault("node", {})["preset"] = name
+    for path, text, variable in _environment(environ):
+        _assign(tree, path, text, variable)
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}: write section.key=value")
+        _assign(tree, path.strip(), text.strip(), f"--set {override}")
+    config = _check(tree, source)
+    _check_ranges(config)
+    return config
+
+
+def _check(tree: Mapping[str, Any], source: str) -> Config:
+    try:
+        return msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def _check_ranges(config: Config) -> None:
+    from compute.tasks import Task
+
+    for task in config.node.serve:
+        if task not in set(Task):
+            raise ConfigError(f"node.serve: there is no task {task!r}; tasks: {', '.join(Task)}")
+    for name, value in (("node.tunnel_port", config.node.tunnel_port), ("gateway.port", config.gateway.port)):
+        if not 0 <= value <= 65_535:
+            raise ConfigError(f"{name}: {value} is no port; 0 takes any free one")
+    positive = {
+        "ton.deposit_nanoton": config.ton.deposit_nanoton,
+        "ton.credit_window_nanoton": config.ton.credit_window_nanoton,
+        "ton.challenge_period_s": config.ton.challenge_period_s,
+        "ton.channel_lifetime_s": config.ton.channel_lifetime_s,
+        "market.agreement_s": config.market.agreement_s,
+        "node.queue_per_engine": config.node.queue_per_engine,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{name}: must be above zero, not {value}")
+    prices = msgspec.structs.asdict(config.price)
+    ratio = prices.pop("cap_ratio")
+    if ratio < 1:
+        raise ConfigError(f"price.cap_ratio: the cap cannot lie under the floor; at least 1, not {ratio}")
+    for unit, price in prices.items():
+        if price < 0:
+            raise ConfigError(f"price.{unit}: a price is not negative")
