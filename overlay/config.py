@@ -53,7 +53,7 @@ class PriceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached: int = 5_000_000
     completion: int = 60_000_000
     reasoning: int = 60_000_000
-    audio_ms: int = 2_000_000
+    audio_ms: int = 20_000_000
     embedding: int = 5_000_000
     cap_ratio: float = 5.0
 
