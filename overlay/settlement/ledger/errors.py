@@ -1,10 +1,10 @@
 """What can go wrong with the books.
 
-    LedgerError
-    ├── OverLimit          a reservation or a charge does not fit into a deposit or an agreement
-    ├── LedgerConflict     a write would break a rule of the books (a voucher lowered, a chain broken)
-    ├── LedgerBusy         more unwritten operations than the ledger queues
-    └── LedgerUnavailable  the file cannot be opened or written, or the ledger is closed
+LedgerError
+├── OverLimit          a reservation or a charge does not fit into a deposit or an agreement
+├── LedgerConflict     a write would break a rule of the books (a voucher lowered, a chain broken)
+├── LedgerBusy         more unwritten operations than the ledger queues
+└── LedgerUnavailable  the file cannot be opened or written, or the ledger is closed
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ class MoneyAtRisk:
     """A channel's stored sums. ``owed`` counts receipts only: what running jobs add is known to their account.
 
     ``unpaid``: served, receipted and not promised by a voucher (the payee's risk). ``prepaid``: promised and not
-    receipted (the payer's). ``reserved``: what the jobs that were running may have cost at most. ``unclaimed``: promised
-    and not yet paid on chain (the payee's, until it settles)."""
+    receipted (the payer's). ``reserved``: what the jobs that were running may have cost at most. ``unclaimed``:
+    promised and not yet paid on chain (the payee's, until it settles)."""
 
     owed_nanoton: int
     promised_nanoton: int

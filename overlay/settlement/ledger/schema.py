@@ -79,7 +79,61 @@ CREATE TABLE receipts (
 CREATE UNIQUE INDEX receipts_by_job ON receipts (channel, job);
 
 CREATE TRIGGER receipts_form_a_chain BEFORE INSERT ON receipts
-WHEN (NEW.idx, NEW.prev, NEW.cumulative - NEW.amount) IS NOT coalesce(
-  (SELECT idx FROM receipts WHERE channel = NEW.channel ORDER BY idx DESC LIMIT 1), 0) + 1
-BEGIN SELECT 1; END;
+WHEN NOT EXISTS (
+  SELECT 1 FROM (
+    SELECT * FROM (SELECT idx, hash, cumulative FROM receipts WHERE channel = NEW.channel ORDER BY idx DESC LIMIT 1)
+    UNION ALL SELECT 0, zeroblob(32), 0
+  ) AS head
+  WHERE head.idx + 1 = NEW.idx AND head.hash = NEW.prev AND head.cumulative + NEW.amount = NEW.cumulative
+    AND (head.idx > 0 OR NOT EXISTS (SELECT 1 FROM receipts WHERE channel = NEW.channel))
+)
+BEGIN SELECT RAISE(ABORT, 'a receipt continues the chain of its channel'); END;
+CREATE TRIGGER receipts_within_deposit BEFORE INSERT ON receipts
+WHEN NEW.cumulative > (SELECT deposit FROM channels WHERE id = NEW.channel)
+BEGIN SELECT RAISE(ABORT, 'receipts never exceed the deposit'); END;
+CREATE TRIGGER receipts_only_gain_a_signature BEFORE UPDATE ON receipts
+WHEN OLD.client_signature IS NOT NULL OR NEW.hash <> OLD.hash OR NEW.idx <> OLD.idx OR NEW.channel <> OLD.channel
+  OR NEW.amount <> OLD.amount OR NEW.cumulative <> OLD.cumulative OR NEW.job <> OLD.job OR NEW.prev <> OLD.prev
+  OR NEW.body <> OLD.body OR NEW.provider_signature <> OLD.provider_signature
+BEGIN SELECT RAISE(ABORT, 'a receipt never changes; it gains the client''s signature once'); END;
+CREATE TRIGGER receipts_signed_head_stays BEFORE DELETE ON receipts
+WHEN OLD.client_signature IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM receipts WHERE channel = OLD.channel AND idx > OLD.idx AND client_signature IS NOT NULL
+)
+BEGIN SELECT RAISE(ABORT, 'the last receipt that the client signed is never deleted'); END;
+
+CREATE TABLE reservations (
+  channel INTEGER NOT NULL REFERENCES channels (id),
+  job BLOB NOT NULL CHECK (length(job) = 16),
+  maximum INTEGER NOT NULL CHECK (maximum >= 0),
+  made_at INTEGER NOT NULL,
+  PRIMARY KEY (channel, job)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY,
+  channel INTEGER NOT NULL REFERENCES channels (id),
+  at INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  amount INTEGER NOT NULL,
+  detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_channel ON events (channel, id);
 """
+
+MIGRATIONS: tuple[str, ...] = (_V1,)
+"""Applied in order; position + 1 is the version each leads to. Never edited once released: only appended to."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to this program's version, each step in one transaction.
+
+    Raises :class:`LedgerUnavailable` when a newer program wrote it.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise LedgerUnavailable(
+            f"this ledger has format {version}, and this program knows up to {len(MIGRATIONS)}: use the newer program"
+        )
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
