@@ -1,0 +1,257 @@
+"""`cocoon chat`, `transcribe`, `embed` and `quote`: one request from the terminal.
+
+Each opens a client for as long as it takes. While `cocoon gateway run` holds the client's data directory, the request goes
+through that gateway instead, over the same HTTP that every other program uses.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import trio
+import typer
+
+from compute.audio import probe_duration_ms
+from compute.tasks import (
+    ChatRequest,
+    EmbedRequest,
+    Embedding,
+    Message,
+    Request,
+    Sampling,
+    Segment,
+    Task,
+    TextDelta,
+    TranscribeRequest,
+)
+from overlay.cli import options as o
+from overlay.cli.output import Output, prices_text, short
+from overlay.errors import InvalidRequest
+from overlay.events import ton
+
+MAX_AUDIO_BYTES = 25 * 1024 * 1024
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root."""
+    for command in (chat, transcribe, embed, quote):
+        app.command()(command)
+
+
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="What to say; left out: standard input, or a conversation.")] = None,
+    model: o.ModelOption = "auto",
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    bootstrap: o.BootstrapOption = None,
+    data_dir: o.DataDirOption = None,
+    config: o.ConfigOption = None,
+    subnet: o.SubnetOption = None,
+    ton_config: o.TonOption = None,
+    overrides: o.SetOption = None,
+    verbose: o.VerboseOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Ask a model somewhere in the network and stream its answer."""
+    setup = o.make_setup(
+        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+    )
+    output = Output(as_json, verbose=verbose)
+    opening = [Message("system", system)] if system else []
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+    interactive = prompt is None and sys.stdin.isatty() and not as_json
+    if prompt is None and not interactive:
+        prompt = sys.stdin.read().strip()
+    if not interactive and not prompt:
+        raise InvalidRequest("there is nothing to ask: give a prompt, or pipe one in", param="prompt")
+
+    async def once() -> None:
+        async with _client(setup, output) as ask:
+            request = ChatRequest(model, [*opening, Message("user", prompt or "")], sampling)
+            await _answer(ask, request, output)
+
+    async def conversation() -> None:
+        turns = list(opening)
+        async with _client(setup, output) as ask:
+            output.note("type a message; an empty line or Ctrl-D ends")
+            while line := await trio.to_thread.run_sync(_read_line, abandon_on_cancel=True):
+                turns.append(Message("user", line))
+                answer = await _answer(ask, ChatRequest(model, list(turns), sampling), output)
+                turns.append(Message("assistant", answer["text"]))
+
+    trio.run(conversation if interactive else once)
+
+
+def transcribe(
+    file: Annotated[Path, typer.Argument(help="Voice message: OGG/Opus, WAV, MP3, M4A, …")],
+    model: o.ModelOption = "auto",
+    language: Annotated[str | None, typer.Option(help="ISO 639-1 code, if known.")] = None,
+    bootstrap: o.BootstrapOption = None,
+    data_dir: o.DataDirOption = None,
+    config: o.ConfigOption = None,
+    subnet: o.SubnetOption = None,
+    ton_config: o.TonOption = None,
+    overrides: o.SetOption = None,
+    verbose: o.VerboseOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Write down what a voice message says."""
+    audio = read_audio(file)
+    setup = o.make_setup(
+        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+    )
+    output = Output(as_json, verbose=verbose)
+
+    async def main() -> None:
+        async with _client(setup, output) as ask:
+            await _answer(ask, TranscribeRequest(model, audio, probe_duration_ms(audio), language), output)
+
+    trio.run(main)
+
+
+def embed(
+    texts: Annotated[list[str], typer.Argument(help="Texts to turn into vectors.")],
+    model: o.ModelOption = "auto",
+    bootstrap: o.BootstrapOption = None,
+    data_dir: o.DataDirOption = None,
+    config: o.ConfigOption = None,
+    subnet: o.SubnetOption = None,
+    ton_config: o.TonOption = None,
+    overrides: o.SetOption = None,
+    verbose: o.VerboseOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Turn texts into vectors (when a provider with an embedding model is there)."""
+    setup = o.make_setup(
+        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+    )
+    output = Output(as_json, verbose=verbose)
+
+    async def main() -> None:
+        async with _client(setup, output) as ask:
+            await _answer(ask, EmbedRequest(model, texts), output)
+
+    trio.run(main)
+
+
+def quote(
+    task: Annotated[Task, typer.Argument(help="What to have quoted.")] = Task.CHAT,
+    model: o.ModelOption = "auto",
+    bootstrap: o.BootstrapOption = None,
+    data_dir: o.DataDirOption = None,
+    config: o.ConfigOption = None,
+    subnet: o.SubnetOption = None,
+    ton_config: o.TonOption = None,
+    overrides: o.SetOption = None,
+    verbose: o.VerboseOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Ask providers what a job would cost now, without buying."""
+    from overlay.client import open_client
+    from overlay.datadir import open_data_dir
+
+    setup = o.make_setup(
+        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+    )
+    output = Output(as_json, verbose=verbose)
+
+    async def main() -> list[dict[str, Any]]:
+        with open_data_dir(setup.data_dir) as directory:
+            async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, output.aside) as client:
+                return await client.quotes(task, model)
+
+    quotes = trio.run(main)
+    if as_json:
+        output.document(quotes)
+        return
+    rows = [(short(q["provider"]), q["model"], prices_text(q["prices"]), f"{q['start_ms']} ms", q["note"]) for q in quotes]
+    output.table(f"Quotes for {task}", ["provider", "model", "price", "starts in", "note"], rows, empty="nobody quoted")
+
+
+def read_audio(file: Path) -> bytes:
+    """The bytes of an audio file, within the limit. Raises :class:`~overlay.errors.InvalidRequest`."""
+    try:
+        if file.stat().st_size > MAX_AUDIO_BYTES:
+            raise InvalidRequest(f"{file} is larger than {MAX_AUDIO_BYTES >> 20} MiB; send a shorter or more compressed recording")
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
+
+
+Ask = Callable[[Request], Any]
+
+
+@asynccontextmanager
+async def _client(setup: o.Setup, output: Output) -> AsyncIterator[Ask]:
+    """A function that runs a request: by a client of our own, or by the gateway that runs on our data directory."""
+    from overlay.client import open_client
+    from overlay.datadir import open_data_dir
+    from overlay.errors import DataDirBusy
+    from overlay.remote import find_gateway
+
+    try:
+        lock = open_data_dir(setup.data_dir)
+        directory = lock.__enter__()
+    except DataDirBusy:
+        remote = await find_gateway(setup.data_dir)
+        if remote is None:
+            raise
+        output.note(f"through the gateway at {remote.url}")
+        yield remote.run
+        return
+    try:
+        async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, output.aside) as client:
+            yield client.run
+    finally:
+        lock.__exit__(None, None, None)
+
+
+async def _answer(ask: Ask, request: Request, output: Output) -> dict[str, Any]:
+    """Run a request, show it as it comes, and return what was said and paid."""
+    texts: list[str] = []
+    vectors: list[list[float]] = []
+    async with ask(request) as run:
+        async for batch in run:
+            for event in batch:
+                if isinstance(event, (TextDelta, Segment)):
+                    piece = event.text if isinstance(event, TextDelta) else event.text.strip() + " "
+                    texts.append(piece)
+                    if not output.as_json:
+                        output.write(piece)
+                elif isinstance(event, Embedding):
+                    vectors.append(list(struct.unpack(f"<{len(event.vector) // 4}f", event.vector)))
+    result = {
+        "task": str(request.task),
+        "model": run.model,
+        "provider": run.provider,
+        "text": "".join(texts).strip(),
+        "units": run.usage.to_wire(),
+        "paid_nanoton": run.paid_nanoton,
+        "relayed": run.relayed,
+    }
+    if vectors:
+        result["vectors"] = vectors
+    if output.as_json:
+        output.document(result)
+        return result
+    if vectors:
+        output.document(vectors)
+    else:
+        output.write("\n")
+    units = ", ".join(f"{count} {unit}" for unit, count in result["units"].items())
+    path = "relayed" if run.relayed else "direct"
+    output.note(f"{run.model} by {short(run.provider)} ({path}) · {units} · {ton(run.paid_nanoton)}")
+    return result
+
+
+def _read_line() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,110 @@
+"""`cocoon node`: run a provider, ask a running one, check this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import trio
+import typer
+
+from overlay.cli import options as o
+from overlay.cli.output import Output, prices_text, short
+from overlay.control import call_control
+from overlay.datadir import home, open_data_dir
+from overlay.events import ton
+
+app = typer.Typer(help="Run a node and look at it.", no_args_is_help=True)
+
+
+@app.command()
+def run(
+    serve: Annotated[str | None, typer.Option(help="Tasks to sell: chat,transcribe,embed.", metavar="TASKS")] = None,
+    listen: Annotated[list[str] | None, typer.Option(help="libp2p address to listen on; repeatable.", metavar="ADDR")] = None,
+    bootstrap: o.BootstrapOption = None,
+    data_dir: o.DataDirOption = None,
+    preset: o.PresetOption = None,
+    config: o.ConfigOption = None,
+    subnet: o.SubnetOption = None,
+    ton_config: o.TonOption = None,
+    overrides: o.SetOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Sell this machine's compute until stopped. SIGTERM or Ctrl-C lets running jobs finish, then exits 0."""
+    from overlay.provider import run_provider
+
+    extra: dict[str, Any] = {"node.serve": serve, "node.listen": ",".join(listen) if listen else None}
+    setup = o.make_setup(
+        "node", data_dir=data_dir, config=config, overrides=overrides, preset=preset, bootstrap=bootstrap,
+        subnet=subnet, ton=ton_config, extra=extra,
+    )
+    output = Output(as_json)
+    with open_data_dir(setup.data_dir) as directory:
+        trio.run(run_provider, setup.config, directory, setup.subnet, setup.bootstrap, output.event)
+
+
+@app.command()
+def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> None:
+    """What the running node sells, earns and is busy with."""
+    state = trio.run(_call, data_dir, "status")
+    output = Output(as_json)
+    if as_json:
+        output.document(state)
+        return
+    output.line(f"node {state['peer_id']}  subnet {state['subnet']}  up {state['uptime_s']} s")
+    output.line(f"control plane {' '.join(state['addrs'])}")
+    output.line(f"tunnel        {' '.join(state['tunnel_addrs'])}")
+    output.line(f"wallet        {state['wallet']}  {state['network']}")
+    rows = [
+        (s["task"], s["model"], prices_text(s["prices"]), f"{s['busy']}/{s['slots']}", s["queued"], s["note"])
+        for s in state["selling"]
+    ]
+    output.table("Selling", ["task", "model", "ask", "busy", "queued", "note"], rows, empty="selling nothing")
+    money = state["money"]
+    output.line(f"earned {ton(money['earned_nanoton'])}, of it claimed on chain {ton(money['claimed_nanoton'])}, "
+                f"served and not yet paid {ton(money['at_risk_nanoton'])}")  # fmt: skip
+
+
+@app.command()
+def peers(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> None:
+    """Who the running node is connected to, and what it knows to be on offer."""
+    state = trio.run(_call, data_dir, "peers")
+    output = Output(as_json)
+    if as_json:
+        output.document(state)
+        return
+    rows = [(p["peer_id"], p["addr"], "in" if p["inbound"] else "out", "relayed" if p["relayed"] else "direct") for p in state["peers"]]
+    output.table("Connected", ["peer", "address", "way", "path"], rows, empty="no peers connected")
+    offers = [
+        (short(f["peer_id"]), f["task"], f["model"], f["tier"], prices_text(f["prices"]), f"{f['busy']}/{f['slots']}") for f in state["offers"]
+    ]
+    output.table("On offer", ["provider", "task", "model", "tier", "ask", "busy"], offers, empty="no offers heard yet")
+
+
+@app.command()
+def doctor(
+    data_dir: o.DataDirOption = None,
+    config: o.ConfigOption = None,
+    overrides: o.SetOption = None,
+    ton_config: o.TonOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Check what a node needs on this machine, with the fix beside each thing that is amiss."""
+    from overlay.doctor import examine
+
+    setup = o.make_setup("node", data_dir=data_dir, config=config, overrides=overrides, ton=ton_config)
+    findings = trio.run(examine, setup.config, setup.data_dir)
+    output = Output(as_json)
+    if as_json:
+        output.document([{"check": f.check, "ok": f.ok, "found": f.found, "fix": f.fix} for f in findings])
+    else:
+        for finding in findings:
+            output.line(f"{'ok  ' if finding.ok else 'FIX '} {finding.check}: {finding.found}")
+            if finding.fix:
+                output.line(f"     {finding.fix}")
+    if not all(f.ok or f.optional for f in findings):
+        raise typer.Exit(1)
+
+
+async def _call(data_dir: Path | None, command: str, **arguments: Any) -> Any:
+    return await call_control(data_dir or home() / "node", command, **arguments)

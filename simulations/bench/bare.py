@@ -1,0 +1,61 @@
+"""The peer of the gateway benchmark: a bare hypercorn endpoint that gives the same answers without any work.
+
+Whole: one prepared JSON answer. Streamed: 50 prepared SSE events, each its own ASGI message. Same hypercorn settings as
+the gateway's, same trio worker: what remains between the two is our own path.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+_DELTA = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "bare", "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}]}
+_EVENT = b"data: " + json.dumps(_DELTA).encode() + b"\n\n"
+_WHOLE = json.dumps({"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": "bare",
+                     "choices": [{"index": 0, "message": {"role": "assistant", "content": "x" * 840}, "finish_reason": "stop"}]}).encode()  # fmt: skip
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """A raw ASGI application."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    while (await receive()).get("more_body"):
+        pass
+    if scope["path"].endswith("/stream"):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for _ in range(50):
+            await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_WHOLE)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _WHOLE})
+
+
+def main() -> None:
+    """Serve on a free loopback port and print it."""
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.accesslog = None
+    config.errorlog = None
+    config.keep_alive_timeout = 60
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            binds = await nursery.start(lambda task_status: serve(app, config, task_status=task_status))  # type: ignore[arg-type]  # raw ASGI
+            print(binds[0].rpartition(":")[2], flush=True)
+
+    trio.run(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What a benchmark prints: one document, a row for each measure, medians with their samples.
+
+    {"bench", "commit", "machine", "rows": [{"id", "measure", "value", "unit", "reach", "ok", "samples"}]}
+
+`reach` is the mark that the project set itself, as text (`≥ 400`), `ok` whether the value meets it, or null where a row
+only informs. Absolute times of a shared machine mean little: rows that can, carry the rate of a peer measured in the same
+run and the ratio to it.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure. ``samples`` are in ``unit`` and in the order taken; ``value`` is usually their median."""
+
+    id: str
+    measure: str
+    value: float | None
+    unit: str
+    reach: str = ""
+    ok: bool | None = None
+    samples: Sequence[float] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def row(
+    id: str, measure: str, samples: Sequence[float], unit: str, *, at_least: float | None = None, at_most: float | None = None, **extra: Any
+) -> Row:
+    """A row whose value is the median of ``samples``, judged against a bound if one is given."""
+    value = statistics.median(samples) if samples else None
+    reach, ok = "", None
+    if at_least is not None:
+        reach, ok = f"≥ {at_least:g}", value is not None and value >= at_least
+    elif at_most is not None:
+        reach, ok = f"≤ {at_most:g}", value is not None and value <= at_most
+    return Row(id, measure, _round(value), unit, reach, ok, [_round(s) or 0.0 for s in samples], extra)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def document(bench: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The whole document; ``extra`` of a row is merged into it."""
+    flat = []
+    for item in rows:
+        plain = asdict(item)
+        plain.update(plain.pop("extra"))
+        flat.append(plain)
+    return {"bench": bench, "commit": _commit(), "machine": machine(), "rows": flat}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on; never its name or address."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "load_1m": round(psutil.getloadavg()[0], 2),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit measured, with `+` when the tree had changes; empty outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout  # noqa: S607 — git from PATH
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout  # noqa: S607 — git from PATH
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+" if dirty.strip() else "")
