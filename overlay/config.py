@@ -141,10 +141,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "local": {"node": {"listen": ["/ip4/127.0.0.1/tcp/0"], "tunnel_host": "127.0.0.1", "tunnel_port": 0}},
     "home": {"node": {"queue_per_engine": 16}, "ton": {"settle_at_nanoton": 1_000_000_000}},
-    "datacenter": {"node": {"queue_per_engine": 512, "tunnel_port": 4002}, "ton": {"settle_at_nanoton": 20_000_000_000}},
+    "datacenter": {
+        "node": {"queue_per_engine": 512, "tunnel_port": 4002},
+        "ton": {"settle_at_nanoton": 20_000_000_000},
+    },
 }
-"""`local`: loopback only, any free port, for trying things. `home`: one GPU behind a home router. `datacenter`: a public
-address, fixed ports, a long queue."""
+"""`local`: loopback only, any free port, for trying things. `home`: one GPU behind a home router. `datacenter`: a
+public address, fixed ports, a long queue."""
 
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
 
@@ -194,7 +197,9 @@ def _assign(tree: dict[str, Any], path: str, text: str, source: str) -> None:
         struct = next((f.type for f in msgspec.structs.fields(struct) if f.name == part), None)
         tree = tree.setdefault(part, {})
         if struct is None or not isinstance(tree, dict):
-            raise ConfigError(f"{source}: there is no section {'.'.join(sections)!r}; sections: {', '.join(_fields(''))}")
+            raise ConfigError(
+                f"{source}: there is no section {'.'.join(sections)!r}; sections: {', '.join(_fields(''))}"
+            )
     value = _scalar(text)
     wanted = next((str(f.type) for f in msgspec.structs.fields(struct) if f.name == key), "")
     if wanted.startswith("list[") and not isinstance(value, list):

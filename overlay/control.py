@@ -1,7 +1,7 @@
 """The control socket: how `cocoon node status` and its like reach the process that holds a data directory.
 
-A Unix socket in the data directory, readable by its owner alone (the directory is 0700, the socket 0600). One JSON object
-a line each way: `{"command": "status", …}` is answered by `{"ok": …}` or `{"error": {"code", "message"}}`.
+A Unix socket in the data directory, readable by its owner alone (the directory is 0700, the socket 0600). One JSON
+object a line each way: `{"command": "status", …}` is answered by `{"ok": …}` or `{"error": {"code", "message"}}`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RemoteError(CocoonError):
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.remote_code = code
 
 
 def socket_path(data_dir: Path) -> Path:
@@ -49,7 +49,9 @@ async def serve_control(
     try:
         await listener.bind(str(path))
     except OSError as error:
-        raise ConfigError(f"the control socket {path} cannot be made: {error}; a shorter --data-dir may help") from error
+        raise ConfigError(
+            f"the control socket {path} cannot be made: {error}; a shorter --data-dir may help"
+        ) from error
     os.chmod(path, 0o600)
     listener.listen(16)
 
@@ -88,7 +90,9 @@ async def _answer(line: bytes, commands: Mapping[str, Command]) -> dict[str, Any
         request = json.loads(line)
         command = commands[request["command"]]
     except (ValueError, KeyError, TypeError):
-        return {"error": {"code": "invalid_request", "message": f"no such command; known: {', '.join(sorted(commands))}"}}
+        return {
+            "error": {"code": "invalid_request", "message": f"no such command; known: {', '.join(sorted(commands))}"}
+        }
     try:
         return {"ok": await command(request)}
     except CocoonError as error:
@@ -98,13 +102,15 @@ async def _answer(line: bytes, commands: Mapping[str, Command]) -> dict[str, Any
 async def call_control(data_dir: Path, command: str, **arguments: Any) -> Any:
     """Ask the process that runs in ``data_dir``.
 
-    Raises :class:`~overlay.errors.ConfigError` when none runs there and :class:`RemoteError` when it answers with an error.
+    Raises :class:`~overlay.errors.ConfigError` when none runs there, :class:`RemoteError` when it answers with one.
     """
     path = socket_path(data_dir)
     try:
         stream = await trio.open_unix_socket(str(path))
     except (OSError, RuntimeError):
-        raise ConfigError(f"nothing runs in {data_dir}; start it with `cocoon node run`, or name another --data-dir") from None
+        raise ConfigError(
+            f"nothing runs in {data_dir}; start it with `cocoon node run`, or name another --data-dir"
+        ) from None
     async with stream:
         await stream.send_all(json.dumps({"command": command, **arguments}).encode() + b"\n")
         buffer = bytearray()

@@ -103,7 +103,9 @@ def open_data_dir(path: Path) -> Iterator[DataDir]:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (path / "lock").open("a+")
     except OSError as error:
-        raise ConfigError(f"the data directory {path} cannot be used: {error.strerror}; name another with --data-dir") from error
+        raise ConfigError(
+            f"the data directory {path} cannot be used: {error.strerror}; name another with --data-dir"
+        ) from error
     with lock:
         _take(lock, path)
         yield DataDir(path)

@@ -59,7 +59,8 @@ class UnknownModel(CocoonError):
 
     def __init__(self, model: str, message: str | None = None) -> None:
         super().__init__(
-            message or f"no provider that this node knows of serves the model {model!r}; GET /v1/models lists what is on offer"
+            message
+            or f"no provider that this node knows of serves the model {model!r}; GET /v1/models lists what is on offer"
         )
         self.model = model
 

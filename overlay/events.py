@@ -1,7 +1,7 @@
 """What a node tells whoever watches it: one event, one line.
 
-Events are for people (`text`), for programs (`kind` and `data`, printed as JSON lines) and for tests. The data holds plain
-JSON values only and never a prompt, an answer or a key.
+Events are for people (`text`), for programs (`kind` and `data`, printed as JSON lines) and for tests. The data holds
+plain JSON values only and never a prompt, an answer or a key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class NodeEvent:
 
     def to_json(self) -> str:
         """One JSON object without line breaks."""
-        return json.dumps({"at": round(self.at_s, 3), "event": self.kind, "level": self.level, "text": self.text, **self.data})
+        return json.dumps(
+            {"at": round(self.at_s, 3), "event": self.kind, "level": self.level, "text": self.text, **self.data}
+        )
 
 
 Observer = Callable[[NodeEvent], None]

@@ -57,7 +57,12 @@ class Subnet:
         """The subnet file."""
         if self.swarm_key is None:
             raise SubnetError("the public network needs no subnet file")
-        head = ["cocoon-subnet: 1", f"name: {self.name}", f"id: {self.id}", *(f"bootstrap: {a}" for a in self.bootstrap)]
+        head = [
+            "cocoon-subnet: 1",
+            f"name: {self.name}",
+            f"id: {self.id}",
+            *(f"bootstrap: {a}" for a in self.bootstrap),
+        ]
         return "\n".join([*head, "", *_SWARM_KEY_HEADER, self.swarm_key.hex(), ""])
 
 
@@ -94,7 +99,11 @@ def parse_subnet(text: str, source: str) -> Subnet:
         else:
             raise SubnetError(f"{source}, line {number}: {line[:80]!r} is not understood")
     key_lines = [line for line in rest if line]
-    if len(key_lines) != 3 or tuple(key_lines[:2]) != _SWARM_KEY_HEADER or not re.fullmatch(r"[0-9a-f]{64}", key_lines[2]):
+    if (
+        len(key_lines) != 3
+        or tuple(key_lines[:2]) != _SWARM_KEY_HEADER
+        or not re.fullmatch(r"[0-9a-f]{64}", key_lines[2])
+    ):
         raise SubnetError(f"{source}: the swarm key at its end is missing or damaged; ask for the file again")
     if not _ID.fullmatch(values.get("id", "")) or values["id"] == PUBLIC.id:
         raise SubnetError(f"{source}: the id is missing or damaged; ask for the file again")

@@ -54,7 +54,9 @@ class CocoonProcess:
                     if event.get("event") == kind and all(event.get(k) == v for k, v in match.items()):
                         return event
                 if self._ended:
-                    raise ProcessFailed(f"{self.name} ended (exit {self.process.returncode}) before {kind!r}{self._why()}")
+                    raise ProcessFailed(
+                        f"{self.name} ended (exit {self.process.returncode}) before {kind!r}{self._why()}"
+                    )
                 await self._changed.wait()
         raise ProcessFailed(f"{self.name} did not say {kind!r} within {timeout_s:g} s{self._why()}")
 

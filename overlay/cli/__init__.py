@@ -1,7 +1,7 @@
-"""The command line. Each command group has a module of its own; this one assembles them and turns errors into exit codes.
+"""The command line. Each command group has a module of its own; `app` assembles them and turns errors into exit codes.
 
-Exit codes: 0 done; 1 unexpected error; 2 wrong usage, configuration or request; 3 the job failed (no provider, too dear,
-provider gone); 4 money (unfunded, payment refused); 5 the chain could not be reached; 130 interrupted.
+Exit codes: 0 done; 1 unexpected error; 2 wrong usage, configuration or request; 3 the job failed (no provider, too
+dear, provider gone); 4 money (unfunded, payment refused); 5 the chain could not be reached; 130 interrupted.
 """
 
 from __future__ import annotations

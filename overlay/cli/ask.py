@@ -1,7 +1,7 @@
 """`cocoon chat`, `transcribe`, `embed` and `quote`: one request from the terminal.
 
-Each opens a client for as long as it takes. While `cocoon gateway run` holds the client's data directory, the request goes
-through that gateway instead, over the same HTTP that every other program uses.
+Each opens a client for as long as it takes. While `cocoon gateway run` holds the client's data directory, the request
+goes through that gateway instead, over the same HTTP that every other program uses.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 import trio
 import typer
-
 from compute.audio import probe_duration_ms
+
 from compute.tasks import (
     ChatRequest,
-    EmbedRequest,
     Embedding,
+    EmbedRequest,
     Message,
     Request,
     Sampling,
@@ -44,7 +44,9 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    prompt: Annotated[str | None, typer.Argument(help="What to say; left out: standard input, or a conversation.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to say; left out: standard input, or a conversation.")
+    ] = None,
     model: o.ModelOption = "auto",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
@@ -60,7 +62,13 @@ def chat(
 ) -> None:
     """Ask a model somewhere in the network and stream its answer."""
     setup = o.make_setup(
-        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+        "client",
+        data_dir=data_dir,
+        config=config,
+        overrides=overrides,
+        bootstrap=bootstrap,
+        subnet=subnet,
+        ton=ton_config,
     )
     output = Output(as_json, verbose=verbose)
     opening = [Message("system", system)] if system else []
@@ -104,7 +112,13 @@ def transcribe(
     """Write down what a voice message says."""
     audio = read_audio(file)
     setup = o.make_setup(
-        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+        "client",
+        data_dir=data_dir,
+        config=config,
+        overrides=overrides,
+        bootstrap=bootstrap,
+        subnet=subnet,
+        ton=ton_config,
     )
     output = Output(as_json, verbose=verbose)
 
@@ -129,7 +143,13 @@ def embed(
 ) -> None:
     """Turn texts into vectors (when a provider with an embedding model is there)."""
     setup = o.make_setup(
-        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+        "client",
+        data_dir=data_dir,
+        config=config,
+        overrides=overrides,
+        bootstrap=bootstrap,
+        subnet=subnet,
+        ton=ton_config,
     )
     output = Output(as_json, verbose=verbose)
 
@@ -157,7 +177,13 @@ def quote(
     from overlay.datadir import open_data_dir
 
     setup = o.make_setup(
-        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+        "client",
+        data_dir=data_dir,
+        config=config,
+        overrides=overrides,
+        bootstrap=bootstrap,
+        subnet=subnet,
+        ton=ton_config,
     )
     output = Output(as_json, verbose=verbose)
 
@@ -170,7 +196,9 @@ def quote(
     if as_json:
         output.document(quotes)
         return
-    rows = [(short(q["provider"]), q["model"], prices_text(q["prices"]), f"{q['start_ms']} ms", q["note"]) for q in quotes]
+    rows = [
+        (short(q["provider"]), q["model"], prices_text(q["prices"]), f"{q['start_ms']} ms", q["note"]) for q in quotes
+    ]
     output.table(f"Quotes for {task}", ["provider", "model", "price", "starts in", "note"], rows, empty="nobody quoted")
 
 
@@ -178,7 +206,9 @@ def read_audio(file: Path) -> bytes:
     """The bytes of an audio file, within the limit. Raises :class:`~overlay.errors.InvalidRequest`."""
     try:
         if file.stat().st_size > MAX_AUDIO_BYTES:
-            raise InvalidRequest(f"{file} is larger than {MAX_AUDIO_BYTES >> 20} MiB; send a shorter or more compressed recording")
+            raise InvalidRequest(
+                f"{file} is larger than {MAX_AUDIO_BYTES >> 20} MiB; send a shorter or more compressed recording"
+            )
         return file.read_bytes()
     except OSError as error:
         raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error

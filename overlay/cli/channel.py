@@ -15,7 +15,9 @@ from overlay.events import ton
 
 app = typer.Typer(help="Payment channels: list, open, settle, leave.", no_args_is_help=True)
 
-RoleOption = Annotated[str, typer.Option("--as", help="client (what you pay from) or node (what you earn in).", metavar="ROLE")]
+RoleOption = Annotated[
+    str, typer.Option("--as", help="client (what you pay from) or node (what you earn in).", metavar="ROLE")
+]
 
 
 def _directory(data_dir: Path | None, role: str) -> Path:
@@ -46,7 +48,9 @@ def list_channels(role: RoleOption = "client", data_dir: o.DataDirOption = None,
     )  # fmt: skip
 
 
-def _chain_command(action: str, data_dir: Path | None, role: str, as_json: bool, ton_config: str | None, **arguments: Any) -> None:
+def _chain_command(
+    action: str, data_dir: Path | None, role: str, as_json: bool, ton_config: str | None, **arguments: Any
+) -> None:
     from overlay.operations import change_channels
 
     output = Output(as_json)
@@ -74,7 +78,9 @@ def open_channel(
     """Open a channel ahead of the first job, so that the first answer does not wait for the chain."""
     from overlay.operations import open_channel_with
 
-    setup = o.make_setup("client", data_dir=data_dir, config=None, overrides=None, bootstrap=bootstrap, subnet=subnet, ton=ton_config)
+    setup = o.make_setup(
+        "client", data_dir=data_dir, config=None, overrides=None, bootstrap=bootstrap, subnet=subnet, ton=ton_config
+    )
     output = Output(as_json)
     amount = None if deposit is None else round(deposit * 1_000_000_000)
     result = trio.run(open_channel_with, setup, provider, amount, output.aside)

@@ -24,7 +24,9 @@ def _group() -> None:
 def run(
     host: Annotated[str, typer.Option(help="Address of the liteserver.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the liteserver; 0 takes any free one.")] = 0,
-    directory: Annotated[Path | None, typer.Option("--dir", help="Where global.config.json goes.", metavar="DIR")] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where global.config.json goes.", metavar="DIR")
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Run until stopped; nodes and clients of this user find it by themselves."""

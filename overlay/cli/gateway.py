@@ -33,11 +33,17 @@ def run(
     overrides: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Serve /v1/chat/completions, /v1/completions, /v1/audio/transcriptions, /v1/embeddings and /v1/models until stopped."""
+    """Serve OpenAI's HTTP API (chat, completions, transcriptions, embeddings, models) until stopped."""
     from overlay.client import run_gateway
 
     setup = o.make_setup(
-        "client", data_dir=data_dir, config=config, overrides=overrides, bootstrap=bootstrap, subnet=subnet, ton=ton_config,
+        "client",
+        data_dir=data_dir,
+        config=config,
+        overrides=overrides,
+        bootstrap=bootstrap,
+        subnet=subnet,
+        ton=ton_config,
         extra={"gateway.host": host, "gateway.port": port},
     )
     output = Output(as_json)

@@ -20,7 +20,9 @@ app = typer.Typer(help="Run a node and look at it.", no_args_is_help=True)
 @app.command()
 def run(
     serve: Annotated[str | None, typer.Option(help="Tasks to sell: chat,transcribe,embed.", metavar="TASKS")] = None,
-    listen: Annotated[list[str] | None, typer.Option(help="libp2p address to listen on; repeatable.", metavar="ADDR")] = None,
+    listen: Annotated[
+        list[str] | None, typer.Option(help="libp2p address to listen on; repeatable.", metavar="ADDR")
+    ] = None,
     bootstrap: o.BootstrapOption = None,
     data_dir: o.DataDirOption = None,
     preset: o.PresetOption = None,
@@ -35,8 +37,15 @@ def run(
 
     extra: dict[str, Any] = {"node.serve": serve, "node.listen": ",".join(listen) if listen else None}
     setup = o.make_setup(
-        "node", data_dir=data_dir, config=config, overrides=overrides, preset=preset, bootstrap=bootstrap,
-        subnet=subnet, ton=ton_config, extra=extra,
+        "node",
+        data_dir=data_dir,
+        config=config,
+        overrides=overrides,
+        preset=preset,
+        bootstrap=bootstrap,
+        subnet=subnet,
+        ton=ton_config,
+        extra=extra,
     )
     output = Output(as_json)
     with open_data_dir(setup.data_dir) as directory:
@@ -73,10 +82,14 @@ def peers(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> No
     if as_json:
         output.document(state)
         return
-    rows = [(p["peer_id"], p["addr"], "in" if p["inbound"] else "out", "relayed" if p["relayed"] else "direct") for p in state["peers"]]
+    rows = [
+        (p["peer_id"], p["addr"], "in" if p["inbound"] else "out", "relayed" if p["relayed"] else "direct")
+        for p in state["peers"]
+    ]
     output.table("Connected", ["peer", "address", "way", "path"], rows, empty="no peers connected")
     offers = [
-        (short(f["peer_id"]), f["task"], f["model"], f["tier"], prices_text(f["prices"]), f"{f['busy']}/{f['slots']}") for f in state["offers"]
+        (short(f["peer_id"]), f["task"], f["model"], f["tier"], prices_text(f["prices"]), f"{f['busy']}/{f['slots']}")
+        for f in state["offers"]
     ]
     output.table("On offer", ["provider", "task", "model", "tier", "ask", "busy"], offers, empty="no offers heard yet")
 

@@ -13,15 +13,19 @@ from overlay.datadir import home
 from overlay.subnet import Subnet, load_subnet
 
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where identity, wallet and ledger live.", metavar="DIR", show_default=False)
+    Path | None,
+    typer.Option("--data-dir", help="Where identity, wallet and ledger live.", metavar="DIR", show_default=False),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; default: cocoon.toml in the data directory.", metavar="FILE")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override any key, for example price.completion=90000000.", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option("--set", help="Override any key, for example price.completion=90000000.", metavar="KEY=VALUE"),
 ]
-PresetOption = Annotated[str | None, typer.Option("--preset", help="Defaults by name: local, home, datacenter.", metavar="NAME")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="Defaults by name: local, home, datacenter.", metavar="NAME")
+]
 BootstrapOption = Annotated[
     list[str] | None, typer.Option("--bootstrap", help="Multiaddr of a peer to start from; repeatable.", metavar="ADDR")
 ]

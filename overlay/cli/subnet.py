@@ -36,4 +36,4 @@ def create(
         return
     output.line(f"subnet {subnet.id} written to {path}")
     output.line(f"next: cocoon node run --subnet {path}      on each machine that takes part, and")
-    output.line(f"      cocoon chat --subnet {path} \"Hello\"   from one of them")
+    output.line(f'      cocoon chat --subnet {path} "Hello"   from one of them')

@@ -1,4 +1,4 @@
-"""`cocoon demo`, `cocoon swarm up` and `cocoon bench`: many processes at once. They live in `simulations`, reached lazily."""
+"""`cocoon demo`, `cocoon swarm up` and `cocoon bench`: many processes at once, from `simulations`, imported lazily."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def _group() -> None:
 @app.command()
 def up(
     number: Annotated[int, typer.Option("-n", "--nodes", help="How many providers.", min=1, max=64)] = 3,
-    directory: Annotated[Path | None, typer.Option("--dir", help="Where they live; default: a temporary directory.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where they live; default: a temporary directory.")
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Start a devnet and N providers as processes, keep them up (a dead one is restarted), stop them all on Ctrl-C."""
@@ -33,7 +35,9 @@ def up(
 
 
 def demo(
-    voice: Annotated[Path | None, typer.Option(help="A voice message of yours instead of the sample.", metavar="FILE")] = None,
+    voice: Annotated[
+        Path | None, typer.Option(help="A voice message of yours instead of the sample.", metavar="FILE")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="What to ask.")] = "What is Cocoon?",
     as_json: o.JsonOption = False,
 ) -> None:

@@ -7,17 +7,23 @@ the gateway's, same trio worker: what remains between the two is our own path.
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-_DELTA = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "bare", "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}]}
+_DELTA = {
+    "id": "chatcmpl-0",
+    "object": "chat.completion.chunk",
+    "created": 0,
+    "model": "bare",
+    "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}],
+}
 _EVENT = b"data: " + json.dumps(_DELTA).encode() + b"\n\n"
+_CHOICE = {"index": 0, "message": {"role": "assistant", "content": "x" * 840}, "finish_reason": "stop"}
 _WHOLE = json.dumps({"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": "bare",
-                     "choices": [{"index": 0, "message": {"role": "assistant", "content": "x" * 840}, "finish_reason": "stop"}]}).encode()  # fmt: skip
+                     "choices": [_CHOICE]}).encode()  # fmt: skip
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -58,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

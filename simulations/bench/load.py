@@ -1,8 +1,8 @@
 """A load generator for HTTP on loopback, in one thread and cheap enough to share a core with what it measures.
 
-Method: `connections` keep-alive sockets on one epoll, each sends the same prepared request as soon as it has the whole of
-the previous answer, until `requests` answers are in or `max_s` has passed. An answer ends where its Content-Length or its
-last chunk says; a status other than 200 counts as an error and the run is void. Loopback addresses only.
+Method: `connections` keep-alive sockets on one epoll, each sends the same prepared request as soon as it has the whole
+of the previous answer, until `requests` answers are in or `max_s` has passed. An answer ends where its Content-Length
+or its last chunk says; a status other than 200 counts as an error and the run is void. Loopback addresses only.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class LoadResult:
 
 def http_request(host: str, port: int, path: str, body: bytes) -> bytes:
     """A keep-alive POST of JSON, ready to send."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection:
@@ -76,7 +76,9 @@ class _Connection:
         return self.buffer.endswith(b"0\r\n\r\n")
 
 
-def run_load(host: str, port: int, request: bytes, *, connections: int, requests: int, max_s: float = 60.0) -> LoadResult:
+def run_load(
+    host: str, port: int, request: bytes, *, connections: int, requests: int, max_s: float = 60.0
+) -> LoadResult:
     """Drive the server; see the module's method."""
     if not host.startswith(LOOPBACK):
         raise ValueError("the load generator sends to loopback only")
@@ -124,7 +126,14 @@ def main() -> None:
     parser.add_argument("--max-s", type=float, default=60.0)
     options = parser.parse_args()
     request = http_request(options.host, options.port, options.path, sys.stdin.buffer.read())
-    result = run_load(options.host, options.port, request, connections=options.connections, requests=options.requests, max_s=options.max_s)
+    result = run_load(
+        options.host,
+        options.port,
+        request,
+        connections=options.connections,
+        requests=options.requests,
+        max_s=options.max_s,
+    )
     print(json.dumps({"per_second": result.per_second, **result.__dict__}))
 
 

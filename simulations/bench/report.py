@@ -2,9 +2,9 @@
 
     {"bench", "commit", "machine", "rows": [{"id", "measure", "value", "unit", "reach", "ok", "samples"}]}
 
-`reach` is the mark that the project set itself, as text (`≥ 400`), `ok` whether the value meets it, or null where a row
-only informs. Absolute times of a shared machine mean little: rows that can, carry the rate of a peer measured in the same
-run and the ratio to it.
+`reach` is the mark that the project set itself, as text (`≥ 400`), `ok` whether the value meets it, or null where a
+row only informs. Absolute times of a shared machine mean little: rows that can, carry the rate of a peer measured in
+the same run and the ratio to it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ class Row:
 
 
 def row(
-    id: str, measure: str, samples: Sequence[float], unit: str, *, at_least: float | None = None, at_most: float | None = None, **extra: Any
+    id: str,
+    measure: str,
+    samples: Sequence[float],
+    unit: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    **extra: Any,
 ) -> Row:
     """A row whose value is the median of ``samples``, judged against a bound if one is given."""
     value = statistics.median(samples) if samples else None
@@ -87,8 +94,13 @@ def _commit() -> str:
     """The commit measured, with `+` when the tree had changes; empty outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout  # noqa: S607 — git from PATH
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout  # noqa: S607 — git from PATH
+        head = _git(here, "rev-parse", "--short", "HEAD")
+        dirty = _git(here, "status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.strip() + ("+" if dirty.strip() else "")
+    return head + ("+" if dirty else "")
+
+
+def _git(where: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=where, capture_output=True, text=True, check=True).stdout.strip()

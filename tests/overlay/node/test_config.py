@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ def test_no_configuration_is_a_valid_configuration() -> None:
 
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "cocoon.toml"
-    file.write_text('[node]\npreset = "datacenter"\nqueue_per_engine = 7\ndrain_timeout_s = 8\n[gateway]\nport = 1001\n')
+    file.write_text(
+        '[node]\npreset = "datacenter"\nqueue_per_engine = 7\ndrain_timeout_s = 8\n[gateway]\nport = 1001\n'
+    )
     environ = {"COCOON_GATEWAY_PORT": "1002", "COCOON_NODE_DRAIN_TIMEOUT_S": "9"}
     config = load_config(file, overrides=["gateway.port=1003"], environ=environ)
     assert config.gateway.port == 1003
@@ -73,10 +76,8 @@ def test_lists_are_written_with_commas_or_as_toml() -> None:
 
 @given(st.text(max_size=60))
 def test_any_override_is_taken_or_refused_with_a_config_error(text: str) -> None:
-    try:
-        load_config(None, overrides=[text], environ={})
-    except ConfigError as error:
-        assert str(error)
+    with contextlib.suppress(ConfigError):
+        assert isinstance(load_config(None, overrides=[text], environ={}), Config)
 
 
 @given(st.text(max_size=40))

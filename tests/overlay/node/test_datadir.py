@@ -65,7 +65,9 @@ def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_nodes_of_one_machine_find_each_other_within_their_subnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_of_one_machine_find_each_other_within_their_subnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COCOON_HOME", str(tmp_path))
     assert home() == tmp_path
     code = (
@@ -73,7 +75,9 @@ def test_nodes_of_one_machine_find_each_other_within_their_subnet(tmp_path: Path
         "with running_here('node', 'main', 'peer', ['/ip4/127.0.0.1/tcp/1/p2p/peer']):\n"
         "    print('up', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "up\n"
         assert neighbours("main") == ["/ip4/127.0.0.1/tcp/1/p2p/peer"]
