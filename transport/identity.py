@@ -45,7 +45,7 @@ def public_key_of(peer_id: str) -> bytes:
     raw = base58.b58decode(peer_id)
     if len(raw) != len(_PEER_ID_PREFIX) + PUBLIC_KEY_BYTES or not raw.startswith(_PEER_ID_PREFIX):
         raise ValueError("not the peer id of an Ed25519 key")
-    return raw[len(_PEER_ID_PREFIX) :]
+    return bytes(raw[len(_PEER_ID_PREFIX) :])
 
 
 def _message(domain: str, payload: bytes) -> bytes:
@@ -71,7 +71,8 @@ class Identity:
 
     def sign(self, domain: str, payload: bytes) -> bytes:
         """Sign ``payload`` (RFC 8032, pure Ed25519) for ``domain``, a short ASCII name such as ``capacity/1``."""
-        return bindings.crypto_sign(_message(domain, payload), self._secret)[:SIGNATURE_BYTES]
+        signed: bytes = bindings.crypto_sign(_message(domain, payload), self._secret)
+        return signed[:SIGNATURE_BYTES]
 
 
 def verify(public_key: bytes, domain: str, payload: bytes, signature: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from transport.identity import PeerId
@@ -43,6 +44,31 @@ class PeerInfo:
     addr: str
     inbound: bool
     relayed: bool
+
+
+class EventKind(StrEnum):
+    """What happened to the host."""
+
+    LISTENING = "listening"
+    """``addr`` accepts connections."""
+    CONNECTED = "connected"
+    """A peer's first connection stands."""
+    DISCONNECTED = "disconnected"
+    """A peer's last connection is gone."""
+    UNREACHABLE = "unreachable"
+    """A bootstrap peer did not answer; ``detail`` says why and when the next attempt follows."""
+    DROPPED = "dropped"
+    """A peer broke a protocol and was disconnected; ``detail`` says how."""
+
+
+@dataclass(frozen=True)
+class HostEvent:
+    """Something that a user would want one line about."""
+
+    kind: EventKind
+    peer_id: PeerId | None
+    addr: str
+    detail: str = ""
 
 
 class HostStream(Protocol):
@@ -103,8 +129,17 @@ class Host(Protocol):
     async def publish(self, topic: str, data: bytes) -> None:
         """Gossip ``data``, signed by our identity. Delivery is best effort."""
 
-    def subscribe(self, topic: str, validator: GossipValidator) -> AbstractAsyncContextManager[AsyncIterator[GossipMessage]]:
+    def subscribe(
+        self, topic: str, validator: GossipValidator
+    ) -> AbstractAsyncContextManager[AsyncIterator[GossipMessage]]:
         """Join ``topic``. The iterator has a bounded queue that drops the oldest when its reader is slow."""
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now."""
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
+        """Follow what happens, beginning with what is: addresses listened on and peers connected. The iterator has a
+        bounded queue that drops the oldest; several may follow."""
+
+    async def drop(self, peer: PeerId, reason: str) -> None:
+        """Disconnect a peer that broke a protocol, refuse it for a while, and say so in the events. Never raises."""

@@ -1,0 +1,76 @@
+"""Multiaddrs: parsing with errors that a user can act on, wildcards, and why a dial failed."""
+
+from __future__ import annotations
+
+import socket
+
+import psutil
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from multiaddr import Multiaddr
+
+from transport.host.interface import DialError, HostError
+from transport.host.tcp import host_and_port
+from transport.identity import PeerId, public_key_of
+
+_WILDCARDS = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}  # noqa: S104  # recognised here, not bound
+_FAMILY_NAMES = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}
+
+
+def parse_addr(text: str) -> Multiaddr:
+    """A TCP multiaddr without its ``/p2p/…`` part. Raises :class:`HostError`."""
+    try:
+        addr = Multiaddr(text)
+        host_and_port(addr)
+    except Exception as error:
+        raise HostError(f"{text!r} is not an address like /ip4/192.0.2.1/tcp/4001: {error}") from error
+    plain, _, _ = str(addr).partition("/p2p/")
+    return Multiaddr(plain)
+
+
+def split_peer(text: str) -> tuple[PeerId, Multiaddr]:
+    """The peer id and the TCP address of ``/…/tcp/…/p2p/ID``. Raises :class:`DialError`."""
+    try:
+        addr = parse_addr(text)
+    except HostError as error:
+        raise DialError(str(error)) from error
+    peer = text.rpartition("/p2p/")[2] if "/p2p/" in text else ""
+    try:
+        public_key_of(peer)
+    except ValueError:
+        raise DialError(f"{text!r} does not end in /p2p/ and the peer id of an Ed25519 key") from None
+    return PeerId(peer), addr
+
+
+def expand_wildcard(addr: Multiaddr) -> list[Multiaddr]:
+    """``/ip4/0.0.0.0/…`` and ``/ip6/::/…`` as the addresses of our interfaces; loopback only if there is no other."""
+    host, port = host_and_port(addr)
+    if (family := _WILDCARDS.get(host)) is None:
+        return [addr]
+    found = [
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == family and "%" not in entry.address
+    ]
+    outside = [address for address in found if not address.startswith("127.") and address != "::1"]
+    return [Multiaddr(f"/{_FAMILY_NAMES[family]}/{address}/tcp/{port}") for address in sorted(outside or found)]
+
+
+def explain(error: BaseException) -> str:
+    """The root of an error in a few words for a user, without libp2p's wrapping."""
+    chain: list[BaseException] = [error]
+    for link in chain:
+        if isinstance(link, BaseExceptionGroup):
+            chain.extend(link.exceptions)
+        elif link.__cause__ is not None:
+            chain.append(link.__cause__)
+    if any(isinstance(link, PeerIDMismatchesPubkey) or "ID mismatch" in str(link) for link in chain):
+        return "another peer answers there"
+    if any(isinstance(link, TimeoutError) or type(link).__name__ == "TooSlowError" for link in chain):
+        return "no answer in time"
+    for link in reversed(chain):
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror.lower()
+    if any("upgrade" in str(link) for link in chain):
+        return "the handshake failed (not a libp2p node, or in another private network)"
+    return str(chain[-1]) or type(chain[-1]).__name__

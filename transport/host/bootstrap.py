@@ -1,0 +1,38 @@
+"""Keeping the connection to the bootstrap peers: try, back off, tell."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+
+import trio
+
+from transport.host.interface import DialError
+from transport.host.limits import BOOTSTRAP_FIRST_RETRY_S, BOOTSTRAP_MAX_RETRY_S, BOOTSTRAP_RECHECK_S
+
+
+def retry_delays(rng: random.Random) -> Iterator[float]:
+    """Seconds to wait after each failure in a row: doubling up to a cap, each up to a quarter shorter at random."""
+    delay = BOOTSTRAP_FIRST_RETRY_S
+    while True:
+        yield delay * rng.uniform(0.75, 1.0)
+        delay = min(2 * delay, BOOTSTRAP_MAX_RETRY_S)
+
+
+async def keep_connected(
+    connect: Callable[[], Awaitable[object]],
+    connected: Callable[[], bool],
+    tell: Callable[[str], None],
+    rng: random.Random,
+) -> None:
+    """Call ``connect`` whenever not ``connected``, for ever; ``tell`` gets one line for each failure."""
+    while True:
+        delays = retry_delays(rng)
+        while not connected():
+            try:
+                await connect()
+            except DialError as error:
+                delay = next(delays)
+                tell(f"{error}; next attempt in {delay:.0f} s")
+                await trio.sleep(delay)
+        await trio.sleep(BOOTSTRAP_RECHECK_S)

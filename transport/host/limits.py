@@ -1,0 +1,95 @@
+"""Every bound of the host, each with its reason. All of them guard against a peer that we cannot trust."""
+
+from __future__ import annotations
+
+MAX_CONNECTIONS = 256
+"""Connections of both directions together: about 0.15 MB each, so the table stays under 40 MB."""
+
+MAX_CONNECTIONS_PER_PEER = 2
+"""Two, not one: when two nodes dial each other at once, both connections stand until one closes."""
+
+MAX_HALF_OPEN = 128
+"""Accepted sockets that have not authenticated yet. Each costs a file descriptor and two tasks."""
+
+MAX_HALF_OPEN_PER_ADDRESS = 16
+"""Of those, from one IP address: a flood from one machine leaves room for everybody else."""
+
+INBOUND_HANDSHAKE_S = 8.0
+"""From accept to an authenticated, multiplexed connection. A slow link needs under 2 s; a slow-loris gets 8."""
+
+DIAL_S = 8.0
+"""From the first SYN to an authenticated connection, for one address."""
+
+MAX_DIAL_ADDRS = 8
+"""Addresses of one peer tried in one dial: a record must not make us a port scanner."""
+
+NEGOTIATE_S = 8.0
+"""Protocol negotiation of one stream, either direction."""
+
+MAX_INBOUND_STREAMS = 64
+"""Streams that one connection may have open towards us at once; the next is reset."""
+
+STREAM_WINDOW_BYTES = 256 * 1024
+"""The yamux receive window (yamux spec, "Flow control"): also the most that a stream ever buffers."""
+
+WRITE_BUFFER_BYTES = 512 * 1024
+"""Bytes waiting for the socket of one connection before its writers wait."""
+
+WRITE_STALL_S = 20.0
+"""A socket that takes no byte for this long is dead; its connection is closed."""
+
+READ_CHUNK_BYTES = 64 * 1024
+"""One read from a socket or stream."""
+
+CLOSE_S = 1.0
+"""How long a closing connection may take to flush what is queued."""
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""No message of any control-plane protocol is longer, whatever its reader allows."""
+
+MAX_PROTOCOL_NAME_BYTES = 256
+"""Names on multistream-select lines that we read (ours have under 64 bytes)."""
+
+# --- gossip -------------------------------------------------------------------------------------------------------
+GOSSIP_HEARTBEAT_S = 1
+"""The gossipsub default (v1.1 spec); py-libp2p's own is 120 s."""
+
+GOSSIP_DEGREE, GOSSIP_DEGREE_LOW, GOSSIP_DEGREE_HIGH = 6, 4, 12
+"""D, D_lo, D_hi of the gossipsub v1.1 spec."""
+
+MAX_GOSSIP_BYTES = 16 * 1024
+"""Payload of one gossip message; a capacity record has at most 1 KiB."""
+
+MAX_GOSSIP_RPC_BYTES = 256 * 1024
+"""One gossipsub RPC frame: sixteen messages of the largest size."""
+
+GOSSIP_MESSAGES_PER_S = 200
+"""From one neighbour on one topic: a neighbour relays a whole market, each of whose providers is bounded by itself."""
+
+MAX_SUBSCRIPTIONS_PER_PEER = 64
+"""Topics that a neighbour may make us remember."""
+
+SUBSCRIPTION_QUEUE = 256
+"""Messages waiting for a slow subscriber; then the oldest goes."""
+
+MAX_BAD_GOSSIP = 20
+"""Messages refused by a validator that one neighbour may relay in BAD_GOSSIP_WINDOW_S before it is dropped."""
+
+BAD_GOSSIP_WINDOW_S = 60.0
+
+# --- events and bootstrap -----------------------------------------------------------------------------------------
+EVENT_QUEUE = 128
+"""Host events waiting for a slow reader; then the oldest goes."""
+
+BOOTSTRAP_FIRST_RETRY_S = 1.0
+BOOTSTRAP_MAX_RETRY_S = 60.0
+"""Back-off between attempts on one bootstrap peer doubles from the first to the second, with jitter."""
+
+BOOTSTRAP_RECHECK_S = 5.0
+"""How often a connected bootstrap peer is looked at, so that a lost one is dialled again."""
+
+DROPPED_PEER_S = 30.0
+"""How long a peer dropped for breaking a protocol is refused."""
+
+MAX_DROPPED_PEERS = 4096
+"""Dropped peers remembered; then the oldest is forgotten."""

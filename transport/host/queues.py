@@ -1,0 +1,46 @@
+"""A bounded queue for news: when its reader is slow, the oldest item goes, and the writer never waits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class NewsQueue(AsyncIterator[T], Generic[T]):
+    """One reader, any number of writers in the same thread."""
+
+    def __init__(self, capacity: int) -> None:
+        self._items: deque[T] = deque(maxlen=capacity)
+        self._wake = trio.Event()
+        self._closed = False
+        self.dropped = 0
+        """How many items the reader missed."""
+
+    def put(self, item: T) -> None:
+        """Add an item; the oldest one goes when the queue is full."""
+        if len(self._items) == self._items.maxlen:
+            self.dropped += 1
+        self._items.append(item)
+        self._wake.set()
+
+    def close(self) -> None:
+        """The reader gets what is queued and then the end."""
+        self._closed = True
+        self._wake.set()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        await trio.lowlevel.checkpoint()
+        while not self._items:
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake = trio.Event()
+            await self._wake.wait()
+        return self._items.popleft()
