@@ -1,0 +1,105 @@
+"""How a provider finds its price: a damped integral controller on utilisation and queue, one per (task, model, tier).
+
+Once a second, with b = busy/slots + wait/10 s (docs/protocols/market.md derives and measures it):
+
+    ln λ += 0.02 · clip((b − 1.3 + 3·(b − EWMA_8s(b))) / 0.5, −1, 1)       λ in [0.7·cost, cap]
+    ask   = clip(λ · exp(0.3·(b − 1.3)), cost, cap)                        b when the quote is asked for
+
+λ multiplies a base price vector, so one number steers all units. Floats steer; what leaves is integer nanoTON, never
+below the cost and never above the cap. Dropping the damping gains a provider 6 % at its neighbours' cost and makes the
+market swing: the damped form is what ships.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from compute.usage import Prices
+
+QUEUE_SCALE_S = 10.0
+"""A queue of this many seconds counts like a whole set of busy slots."""
+
+TARGET = 1.3
+"""The load that leaves λ where it is: all slots busy and three seconds of queue."""
+
+INTEGRAL_GAIN = 0.02
+DAMPING_GAIN = 3.0
+ERROR_SCALE = 0.5
+EWMA_S = 8.0
+PROPORTIONAL_GAIN = 0.3
+
+MAX_STEP_S = 5.0
+"""A machine that slept for an hour does not take an hour's worth of steps at once."""
+
+_PPM = 1_000_000
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy a provider is: ``busy`` of ``slots`` jobs running, and how long a new one would wait (seconds)."""
+
+    busy: int
+    slots: int
+    wait_s: float
+
+    @property
+    def pressure(self) -> float:
+        """The controller's b: 1 when all slots are busy and nobody waits."""
+        return self.busy / max(1, self.slots) + self.wait_s / QUEUE_SCALE_S
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
+
+
+@dataclass
+class PriceController:
+    """The state of one price. ``base`` is the price vector at λ = 1; ``cost`` and ``cap`` bound the ask as multiples of
+    it (by default the base is the cost, and the cap a dozen times that)."""
+
+    base: Prices
+    cost: float = 1.0
+    cap: float = 12.0
+    level: float = 0.0
+    """λ; it starts at the cost when not given."""
+    _average: float = field(default=0.0, init=False)
+    _last_s: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cost <= self.cap or not math.isfinite(self.cap):
+            raise ValueError("the cost must be above zero and at most the cap")
+        self.level = _clip(self.level or self.cost, 0.7 * self.cost, self.cap)
+
+    @property
+    def floor(self) -> Prices:
+        """The cost as prices: what is never undercut."""
+        return self._scaled(self.cost)
+
+    @property
+    def ceiling(self) -> Prices:
+        """The cap as prices."""
+        return self._scaled(self.cap)
+
+    def update(self, load: Load, now_s: float) -> None:
+        """Take a step for the time since the last one (``now_s`` by any monotonic clock). Call it about once a second,
+        at a phase of one's own, so that providers do not move in step."""
+        pressure = load.pressure
+        if self._last_s is None:
+            self._last_s, self._average = now_s, pressure
+            return
+        step_s = _clip(now_s - self._last_s, 0.0, MAX_STEP_S)
+        self._last_s = now_s
+        self._average += (1 - math.exp(-step_s / EWMA_S)) * (pressure - self._average)
+        error = pressure - TARGET + DAMPING_GAIN * (pressure - self._average)
+        self.level *= math.exp(step_s * INTEGRAL_GAIN * _clip(error / ERROR_SCALE, -1.0, 1.0))
+        self.level = _clip(self.level, 0.7 * self.cost, self.cap)
+
+    def ask(self, load: Load) -> Prices:
+        """The prices to quote under ``load``: integers between cost and cap."""
+        surcharge = math.exp(_clip(PROPORTIONAL_GAIN * (load.pressure - TARGET), -20.0, 20.0))
+        return self._scaled(_clip(self.level * surcharge, self.cost, self.cap))
+
+    def _scaled(self, multiple: float) -> Prices:
+        # Rounding is monotone, so an ask between cost and cap stays between them as integers.
+        return self.base.scaled(round(multiple * _PPM), _PPM)

