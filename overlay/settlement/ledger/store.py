@@ -36,8 +36,22 @@ from overlay.settlement.ledger.records import (
 )
 from overlay.settlement.ledger.schema import migrate
 
-_CHANNEL_COLUMNS = "channel, role, peer, network_id, terms, deposit, status, opened_at, closed_at, paid, written_off"
-_RECEIPT_COLUMNS = "idx, job, agreement, amount, cumulative, hash, prev, body, provider_signature, client_signature"
+_SELECT_CHANNELS = (
+    "SELECT channel, role, peer, network_id, terms, deposit, status, opened_at, closed_at, "
+    "paid, written_off FROM channels "
+)
+_INSERT_CHANNEL = (
+    "INSERT INTO channels (channel, role, peer, network_id, terms, deposit, status, opened_at, closed_at, "
+    "paid, written_off) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+)
+_SELECT_RECEIPTS = (
+    "SELECT idx, job, agreement, amount, cumulative, hash, prev, body, "
+    "provider_signature, client_signature FROM receipts "
+)
+_INSERT_RECEIPT = (
+    "INSERT INTO receipts (channel, idx, job, agreement, amount, cumulative, hash, prev, body, "
+    "provider_signature, client_signature) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+)
 
 
 def _nothing(_point: str) -> None:
@@ -143,7 +157,7 @@ class Store:
     def add_channel(self, record: ChannelRecord) -> None:
         """Store a new channel. Raises :class:`LedgerConflict` when it is known already."""
         self._write(
-            f"INSERT INTO channels ({_CHANNEL_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608  # constants
+            _INSERT_CHANNEL,
             (
                 record.channel, record.role.value, record.peer, record.network_id, _blob(record.terms),
                 _sum(record.deposit_nanoton), record.status.value, record.opened_at, record.closed_at,
@@ -153,10 +167,7 @@ class Store:
 
     def channel(self, channel: str) -> ChannelRecord | None:
         """The channel of this name, or ``None``."""
-        row = self._db.execute(
-            f"SELECT {_CHANNEL_COLUMNS} FROM channels WHERE channel = ?",
-            (channel,),  # noqa: S608  # constants
-        ).fetchone()
+        row = self._db.execute(_SELECT_CHANNELS + "WHERE channel = ?", (channel,)).fetchone()
         return None if row is None else _channel_of(row)
 
     def channels(
@@ -164,8 +175,8 @@ class Store:
     ) -> list[ChannelRecord]:
         """Channels, newest first, optionally of one role or with one peer."""
         rows = self._db.execute(
-            f"SELECT {_CHANNEL_COLUMNS} FROM channels "  # noqa: S608  # constants
-            "WHERE (?1 IS NULL OR role = ?1) AND (?2 IS NULL OR peer = ?2) ORDER BY id DESC LIMIT ?3",
+            _SELECT_CHANNELS
+            + "WHERE (?1 IS NULL OR role = ?1) AND (?2 IS NULL OR peer = ?2) ORDER BY id DESC LIMIT ?3",
             (None if role is None else role.value, peer, min(limit, MAX_LISTED)),
         )
         return [_channel_of(row) for row in rows]
@@ -246,7 +257,7 @@ class Store:
         a receipt, or exceeds the deposit. Ends the job's reservation."""
         channel = self._id(record.channel)
         self._write(
-            f"INSERT INTO receipts (channel, {_RECEIPT_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608  # consts
+            _INSERT_RECEIPT,
             (
                 channel, record.index, record.job_id, record.agreement_id, _sum(record.amount_nanoton),
                 _sum(record.cumulative_nanoton), record.hash, record.prev_hash, _blob(record.body),
@@ -272,8 +283,7 @@ class Store:
     ) -> list[ReceiptRecord]:
         """Receipts with ``after < index <= upto``, in order, at most ``limit``."""
         rows = self._db.execute(
-            f"SELECT {_RECEIPT_COLUMNS} FROM receipts "  # noqa: S608  # constants
-            "WHERE channel = ? AND idx > ? AND idx <= ? ORDER BY idx LIMIT ?",
+            _SELECT_RECEIPTS + "WHERE channel = ? AND idx > ? AND idx <= ? ORDER BY idx LIMIT ?",
             (self._id(channel), after, upto, min(limit, MAX_LISTED)),
         )
         return [ReceiptRecord(channel, *row) for row in rows]
