@@ -72,7 +72,7 @@ def address_of(raw: str) -> Any:
 
 
 def check_int(name: str, value: object, low: int, high: int) -> int:
-    """Return ``value`` when it is an integer (no bool) within ``[low, high]``; ``ValueError`` that names it otherwise."""
+    """Return ``value`` when it is an integer (no bool) within ``[low, high]``; else a ``ValueError`` names it."""
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{name} must be an integer between {low} and {high}")
     return value

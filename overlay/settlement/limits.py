@@ -4,7 +4,7 @@ The first five also stand in ``contract/channel.tolk``; a test reads them out of
 """
 
 RENT_RESERVE_NANOTON = 20_000_000
-"""Kept in a channel beside the deposit for storage fees: rent is about 0.00815 TON a year, a channel lives 13 months at most."""
+"""Kept in a channel beside the deposit for storage fees: rent is about 0.009 TON a year, a life 13 months at most."""
 
 ATTACHED_MIN_NANOTON = 30_000_000
 """The contract refuses a message with less attached: three times the dearest operation; the change comes back."""
@@ -19,7 +19,7 @@ MAX_CHALLENGE_PERIOD_S = 30 * 86_400
 """A payee that cannot act within a month will not act; the payer's money should not wait longer."""
 
 ATTACHED_NANOTON = 50_000_000
-"""What our client attaches to an operation: above the contract's least, so that a price rise does not stop us at once."""
+"""What our client attaches to an operation: above the contract's least, so that a price rise does not stop us."""
 
 MAX_AMOUNT_NANOTON = 2**63 - 1
 """Above the supply of Toncoin, and still an SQLite integer."""

@@ -39,9 +39,8 @@ class Message:
     def operation(self) -> tuple[int, int] | None:
         """``(op, query id)`` of the body, those of the original message for a bounced one, ``None`` when too short."""
         body = self.body.begin_parse()
-        if self.bounced:
-            if body.remaining_bits < 32 or body.load_uint(32) != BOUNCED_OP:
-                return None
+        if self.bounced and (body.remaining_bits < 32 or body.load_uint(32) != BOUNCED_OP):
+            return None
         if body.remaining_bits < 96:
             return None
         return body.load_uint(32), body.load_uint(64)
@@ -68,7 +67,7 @@ class AccountTransaction:
 
     @property
     def balance_change_nanoton(self) -> int:
-        """What the transaction added to the account's balance: value in, less fees, less all that its messages carry."""
+        """What the transaction added to the account's balance: value in, less fees, less what its messages carry."""
         received = self.in_message.value_nanoton if self.in_message else 0
         sent = sum(message.value_nanoton + message.forward_fee_nanoton for message in self.out_messages)
         return received - self.fee_nanoton - sent

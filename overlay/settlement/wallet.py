@@ -1,7 +1,7 @@
 """The wallet of a node: TON's wallet v5r1, from 24 words, and the external messages that it signs.
 
-Pure: nothing here talks to a chain (:mod:`overlay.settlement.chain` sends what is made here). The wallet's id, and so its
-address, holds the network id: the same words have another address on another network.
+Pure: nothing here talks to a chain (:mod:`overlay.settlement.chain` sends what is made here). The wallet's id, and so
+its address, holds the network id: the same words have another address on another network.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from typing import Any, Self
 
 from nacl import bindings
 from pytoniq.contract.wallets.wallet_v5 import WALLET_V5_R1_CODE
-from pytoniq_core import Address, Cell, CurrencyCollection, ExternalMsgInfo, InternalMsgInfo, MessageAny, StateInit, begin_cell
+from pytoniq_core import (
+    Address,
+    Cell,
+    CurrencyCollection,
+    ExternalMsgInfo,
+    InternalMsgInfo,
+    MessageAny,
+    StateInit,
+    begin_cell,
+)
 from pytoniq_core.crypto.keys import mnemonic_is_valid, mnemonic_new, mnemonic_to_private_key
 
 from overlay.settlement.cells import address_of, check_bytes, check_int
@@ -68,7 +77,7 @@ class Wallet:
         """The wallet of 24 words. Raises ``ValueError`` when they are not a valid TON mnemonic."""
         listed = words.split() if isinstance(words, str) else list(words)
         listed = [word.lower() for word in listed]
-        if not mnemonic_is_valid(listed):
+        if not check_mnemonic(listed):
             raise ValueError("not a TON mnemonic: 24 words whose checksum holds (check the order and the spelling)")
         return cls(mnemonic_to_private_key(listed)[1][:32], network_id)
 
@@ -109,6 +118,16 @@ class Wallet:
         signed = begin_cell().store_cell(unsigned).store_bytes(signature).end_cell()
         info = ExternalMsgInfo(None, address_of(self.address), 0)
         return MessageAny(info=info, init=self.state_init() if deploy else None, body=signed).serialize()
+
+
+def check_mnemonic(words: Sequence[str]) -> bool:
+    """Whether these are the 24 words of a TON wallet: each on the list, the checksum right."""
+    return bool(mnemonic_is_valid([word.lower() for word in words]))
+
+
+def wallet_address(words: Sequence[str], network_id: int = -239) -> str:
+    """The address, as wallets show it, of these words' wallet on a network (mainnet when none is named)."""
+    return Wallet.from_mnemonic(words, network_id).friendly_address()
 
 
 def new_mnemonic() -> list[str]:

@@ -17,7 +17,7 @@ KEY_BITS = 256
 
 
 def label_bits(bits: str, longest: int) -> str:
-    """The shortest ``HmLabel`` of ``bits`` ("0"/"1" text) where at most ``longest`` bits could stand (TL-B hashmap.tlb)."""
+    """The shortest ``HmLabel`` of ``bits`` ("0"/"1" text) where ``longest`` bits could stand (TL-B hashmap.tlb)."""
     length = len(bits)
     width = longest.bit_length()
     number = format(length, f"0{width}b") if width else ""

@@ -1,8 +1,9 @@
 """Blocks and states of the devnet: one masterchain, one basechain shard, sealed together (TL-B, block.tlb).
 
 The cells have the structure that liteserver clients check: block headers, state updates, shard states with the
-dictionary of accounts, the masterchain's shard hashes and configuration. Value flow and block extra are present as empty
-cells, as no client of a liteserver reads them; validators' signatures do not exist, so trust level 0 has nothing to check.
+dictionary of accounts, the masterchain's shard hashes and configuration. Value flow and block extra are present as
+empty cells, as no client of a liteserver reads them; validators' signatures do not exist, so trust level 0 has
+nothing to check.
 """
 
 from __future__ import annotations
@@ -135,13 +136,21 @@ class Chain:
         master_ref = before.master if before else _NO_BLOCK
         shard_state = self._shard_state(master_ref)
         shard_block = self._block(
-            BASECHAIN, before.shard_state if before else _EMPTY, shard_state, before.shard if before else None, master_ref
+            BASECHAIN,
+            before.shard_state if before else _EMPTY,
+            shard_state,
+            before.shard if before else None,
+            master_ref,
         )
         shard = self._identify(BASECHAIN, shard_block)
         shard_hashes = begin_cell().store_bit(1).store_ref(self._shard_descriptor(shard)).end_cell()
         master_state = self._master_state(shard_hashes)
         master_block = self._block(
-            MASTERCHAIN, before.master_state if before else _EMPTY, master_state, before.master if before else None, None
+            MASTERCHAIN,
+            before.master_state if before else _EMPTY,
+            master_state,
+            before.master if before else None,
+            None,
         )
         block = SealedBlock(
             master=self._identify(MASTERCHAIN, master_block), shard=shard, master_block=master_block,

@@ -126,7 +126,9 @@ class Ledger:
         Raises :class:`MessageRejected` when it is malformed or the account does not accept it: then nothing happened.
         """
         if len(boc) > MAX_EXTERNAL_BYTES:
-            raise MessageRejected(f"an external message of {len(boc)} bytes, where {MAX_EXTERNAL_BYTES} are allowed", None)
+            raise MessageRejected(
+                f"an external message of {len(boc)} bytes, where {MAX_EXTERNAL_BYTES} are allowed", None
+            )
         try:
             cell = Cell.one_from_boc(boc)
             message = parse_message(cell)

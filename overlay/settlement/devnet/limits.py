@@ -10,7 +10,7 @@ GENESIS_SUPPLY_NANOTON = 5_000_000_000 * 10**9
 """The devnet's Toncoin, all with the giver at first: about what mainnet has."""
 
 NETWORK_ID = -667
-"""The devnet's ``global_id``: neither mainnet (-239) nor testnet (-3), so no devnet voucher is ever worth anything there."""
+"""The devnet's ``global_id``: neither mainnet (-239) nor testnet (-3), so no devnet voucher is worth anything there."""
 
 MAX_FUND_NANOTON = 1_000_000 * 10**9
 """One gift of the faucet: enough for anything, far from emptying the giver by mistake."""
@@ -25,7 +25,7 @@ MAX_TRANSACTIONS_PER_BLOCK = 1000
 """A longer chain of messages goes on in the next block. Mainnet's blocks hold a few hundred by gas."""
 
 MAX_BLOCKS_KEPT = 4096
-"""Blocks that can still be asked for: some hours of an idle chain. States share their cells, so each is a few kilobytes."""
+"""Blocks that can still be asked for: hours of an idle chain. States share their cells: each is a few kilobytes."""
 
 MAX_TRANSACTIONS_KEPT = 20_000
 """Transactions that can still be asked for, for each account."""

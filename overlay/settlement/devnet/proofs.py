@@ -95,4 +95,6 @@ def to_boc(roots: Sequence[Any]) -> bytes:
     )
     offset_size = max((len(payload).bit_length() + 7) // 8, 1)
     head = b"\xb5\xee\x9c\x72" + bytes((size, offset_size)) + number(len(cells)) + number(len(roots)) + number(0)
-    return head + len(payload).to_bytes(offset_size, "big") + b"".join(number(position[r.hash]) for r in roots) + payload
+    return (
+        head + len(payload).to_bytes(offset_size, "big") + b"".join(number(position[r.hash]) for r in roots) + payload
+    )

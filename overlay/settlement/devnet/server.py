@@ -98,7 +98,7 @@ class Devnet:
             devnet._host = host
             async with trio.open_nursery() as nursery:
                 devnet.port = await _listen(nursery, host, port, partial(devnet._connection, random_bytes))
-                faucet = partial(serve_faucet, fund=devnet.fund)
+                faucet = partial(serve_faucet, devnet=devnet)
                 devnet.faucet_port = await _listen(nursery, host, faucet_port, partial(devnet._bounded, faucet))
                 nursery.start_soon(devnet._heartbeat, heartbeat_s)
                 yield devnet
@@ -134,7 +134,10 @@ class Devnet:
                 self._ledger.tick()
                 transfer = Transfer(address, amount_nanoton, bounce=False)
                 message = self._giver.sign_transfers(
-                    [transfer], seqno=self._giver_seqno, valid_until_s=self._ledger.now + 60, deploy=self._giver_seqno == 0
+                    [transfer],
+                    seqno=self._giver_seqno,
+                    valid_until_s=self._ledger.now + 60,
+                    deploy=self._giver_seqno == 0,
                 )
                 try:
                     transaction = await self._ledger.accept_external(message.to_boc())
@@ -142,7 +145,7 @@ class Devnet:
                     raise DevnetError(f"the giver cannot pay: {error}") from error
                 self._giver_seqno += 1
                 await self._settle()
-                return transaction.hash.hex()
+        return transaction.hash.hex()
 
     async def seal(self) -> None:
         """Seal a block now: shows the clock's time to clients."""

@@ -147,7 +147,7 @@ class Tvm:
                 if answer.get("id") != number:
                     self._broken = True
                     raise DevnetError("the TVM process answers out of turn")
-                return answer
+        return answer
 
     async def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
