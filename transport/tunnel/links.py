@@ -1,0 +1,161 @@
+"""What a tunnel runs on: a reliable byte stream, seen through four calls.
+
+:class:`SocketLink` calls the non-blocking socket directly and asks trio only when the kernel would block, which is what
+makes the tunnel fast; :class:`StreamLink` wraps any trio stream (memory streams in tests, relayed libp2p streams).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Protocol
+
+import trio
+
+WOULD_BLOCK = -1
+
+
+class Link(Protocol):
+    """A bidirectional byte stream. One task receives, one sends."""
+
+    relayed: bool
+    remote: str
+
+    def send_now(self, data: memoryview) -> int:
+        """Send what can be sent without waiting: the number of bytes taken, possibly 0. Raises ``OSError``."""
+
+    async def send(self, data: memoryview) -> int:
+        """Wait until something can be sent, send it, and return the number of bytes taken."""
+
+    def receive_now(self, buffer: memoryview) -> int:
+        """Receive what is there: the number of bytes, 0 at the end, ``WOULD_BLOCK`` when there is nothing yet."""
+
+    async def receive(self, buffer: memoryview) -> int:
+        """Wait for bytes: the number written to ``buffer``, 0 at the end. Raises ``OSError`` when broken."""
+
+    async def send_eof(self) -> None:
+        """End our direction; never raises."""
+
+    async def aclose(self) -> None:
+        """Close both directions at once, without ceremony; idempotent, never raises, does not wait."""
+
+
+class SocketLink:
+    """A connected TCP socket, non-blocking, with Nagle's algorithm off: we cork ourselves."""
+
+    relayed = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        self.remote = ""
+        name = sock.getpeername()
+        if isinstance(name, tuple):
+            self.remote = str(name[0])
+
+    @classmethod
+    def of_trio(cls, stream: trio.SocketStream) -> SocketLink:
+        """Take over a trio stream's socket; the stream is not to be used any more."""
+        return cls(socket.socket(fileno=stream.socket.detach()))
+
+    def send_now(self, data: memoryview) -> int:
+        """See :class:`Link`."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def send(self, data: memoryview) -> int:
+        """See :class:`Link`."""
+        while True:
+            await trio.lowlevel.wait_writable(self._sock)
+            try:
+                return self._sock.send(data)
+            except BlockingIOError:
+                continue
+
+    def receive_now(self, buffer: memoryview) -> int:
+        """See :class:`Link`."""
+        try:
+            return self._sock.recv_into(buffer)
+        except BlockingIOError:
+            return WOULD_BLOCK
+
+    async def receive(self, buffer: memoryview) -> int:
+        """See :class:`Link`."""
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                return self._sock.recv_into(buffer)
+            except BlockingIOError:
+                continue
+
+    async def send_eof(self) -> None:
+        """See :class:`Link`."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        """See :class:`Link`."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+
+class StreamLink:
+    """Any trio stream. ``relayed`` says whether a third party carries it."""
+
+    def __init__(self, stream: trio.abc.Stream, *, relayed: bool = False, remote: str = "") -> None:
+        self._stream = stream
+        self._rest = b""
+        self.relayed = relayed
+        self.remote = remote
+
+    def send_now(self, data: memoryview) -> int:
+        """Nothing can be sent without waiting."""
+        return 0
+
+    async def send(self, data: memoryview) -> int:
+        """See :class:`Link`."""
+        try:
+            await self._stream.send_all(bytes(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionResetError("the stream beneath is broken") from error
+        return len(data)
+
+    def receive_now(self, buffer: memoryview) -> int:
+        """Only what an earlier receive could not hand over."""
+        if not self._rest:
+            return WOULD_BLOCK
+        return self._hand_over(buffer)
+
+    async def receive(self, buffer: memoryview) -> int:
+        """See :class:`Link`."""
+        if not self._rest:
+            try:
+                self._rest = bytes(await self._stream.receive_some())
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise ConnectionResetError("the stream beneath is broken") from error
+            if not self._rest:
+                return 0
+        return self._hand_over(buffer)
+
+    def _hand_over(self, buffer: memoryview) -> int:
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    async def send_eof(self) -> None:
+        """See :class:`Link`; a stream that cannot half-close is left open."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """See :class:`Link`."""
+        broken = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+        with trio.CancelScope(shield=True), contextlib.suppress(*broken):
+            await trio.aclose_forcefully(self._stream)

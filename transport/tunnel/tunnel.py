@@ -1,0 +1,493 @@
+"""A tunnel between two authenticated peers: the trio shell around the mux core and the records.
+
+Three tasks run a tunnel: one reads, one writes, one keeps time. Only the writer waits for the socket, and nothing but
+the end of the whole tunnel cancels it, so a cancelled sender can never leave half a record behind. Sealing and opening
+happen between two yields, hence no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import trio
+
+from transport.identity import PeerId
+from transport.tunnel.errors import ProtocolViolation, TunnelClosed
+from transport.tunnel.frames import CLOSE, REKEY, frame, reason_payload
+from transport.tunnel.handshake import HandshakeResult, Pattern
+from transport.tunnel.limits import (
+    CLOSE_SECONDS,
+    DEAD_SECONDS,
+    PING_SECONDS,
+    REKEY_SECONDS,
+    STALL_SECONDS,
+)
+from transport.tunnel.links import WOULD_BLOCK, Link
+from transport.tunnel.mux import Mux
+from transport.tunnel.records import RecordOpener, RecordSealer
+from transport.tunnel.stream import TunnelStream
+
+_TURNS = 4
+"""Batches sent or received without waiting before other tasks get a turn."""
+
+_TICK_SECONDS = 5.0
+"""How often the time keeper looks."""
+
+
+@dataclass(frozen=True)
+class TunnelStats:
+    """A tunnel at one moment. Bytes are those on the wire; ``rtt_ms`` is None until the first pong."""
+
+    peer_id: PeerId
+    pattern: str
+    handshake_hash: bytes
+    initiator: bool
+    relayed: bool
+    remote: str
+    bytes_sent: int
+    bytes_received: int
+    rtt_ms: float | None
+    streams: int
+
+
+class Tunnel:
+    """An authenticated, encrypted connection that carries many streams.
+
+    Made by :func:`transport.tunnel.dial` or a listener. It works while ``run`` runs: ``async with tunnel`` does that,
+    as does ``await nursery.start(tunnel.run)``.
+    """
+
+    def __init__(self, link: Link, result: HandshakeResult) -> None:
+        self.peer_id = result.peer_id
+        self.pattern: Pattern = result.pattern
+        self.handshake_hash = result.handshake_hash
+        self.initiator = result.initiator
+        self._link = link
+        self._sealer = RecordSealer(result.send_key)
+        self._opener = RecordOpener(result.receive_key)
+        self._mux = Mux(initiator=result.initiator)
+        self._closed: TunnelClosed | None = None
+        self._over = trio.Event()
+        self._running = False
+        self._nursery: AbstractAsyncContextManager[trio.Nursery, bool | None]
+        # Sending: wire bytes of the batch that is under way, and the writer when it is idle.
+        self._unsent: memoryview | None = None
+        self._idle_writer: trio.lowlevel.Task | None = None
+        self._batches = 0
+        self._turns = 0
+        self._crowd = trio.lowlevel.ParkingLot()
+        self._rekey_due = False
+        self._farewell: bytes | None = None
+        self._leaving = False
+        self._farewell_sent = trio.Event()
+        self._acceptors = trio.lowlevel.ParkingLot()
+        self._openers = trio.lowlevel.ParkingLot()
+        # Observations.
+        self._heard = False
+        self._bytes_sent = 0
+        self._bytes_received = 0
+        self._rtt_s: float | None = None
+        self._pings: dict[int, float] = {}
+        self._next_ping = 0
+
+    def __repr__(self) -> str:
+        state = "open" if self._closed is None else f"closed: {self._closed.reason}"
+        return f"<Tunnel to {self.peer_id} ({self.pattern.name}, {state})>"
+
+    @property
+    def closed(self) -> TunnelClosed | None:
+        """Why the tunnel is gone; None while it works."""
+        return self._closed
+
+    @property
+    def relayed(self) -> bool:
+        """Whether a third party carries the (encrypted) bytes."""
+        return self._link.relayed
+
+    def stats(self) -> TunnelStats:
+        """What the tunnel has done so far."""
+        return TunnelStats(
+            peer_id=self.peer_id,
+            pattern=self.pattern.name,
+            handshake_hash=self.handshake_hash,
+            initiator=self.initiator,
+            relayed=self._link.relayed,
+            remote=self._link.remote,
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
+            rtt_ms=None if self._rtt_s is None else self._rtt_s * 1000,
+            streams=len(self._mux.streams),
+        )
+
+    # --- streams -------------------------------------------------------------------------------------------------
+
+    def open_stream(self) -> StreamOpening:
+        """Open a stream: ``async with tunnel.open_stream() as stream``, or ``stream = await tunnel.open_stream()``.
+
+        Waits while ``MAX_OPEN`` of ours are open. Raises :class:`TunnelClosed`, also when the peer is going away.
+        """
+        return StreamOpening(self)
+
+    async def _open(self) -> TunnelStream:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            if self._closed is not None:
+                raise self._closed_error()
+            if self._mux.peer_goaway is not None:
+                raise TunnelClosed(f"the peer takes no more streams: {self._mux.peer_goaway[1]}", clean=True)
+            if self._mux.can_open:
+                break
+            await self._openers.park()
+        stream = TunnelStream(self, self._mux.open())
+        self._wake_writer()
+        return stream
+
+    async def accept(self) -> TunnelStream:
+        """The next stream that the peer opened. Raises :class:`TunnelClosed` when there will be none."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._mux.opened:
+            if self._closed is not None:
+                raise self._closed_error()
+            await self._acceptors.park()
+        core = self._mux.opened.popleft()
+        core.accepted = True
+        return TunnelStream(self, core)
+
+    async def incoming(self) -> AsyncIterator[TunnelStream]:
+        """The streams that the peer opens, until the tunnel closes (``closed`` then tells why)."""
+        while True:
+            try:
+                stream = await self.accept()
+            except TunnelClosed:
+                return
+            yield stream
+
+    def drain(self, reason: str = "going away") -> None:
+        """Refuse new streams of the peer from now on and tell it so; those open go on."""
+        if self._closed is None:
+            self._mux.go_away(0, reason)
+            self._wake_writer()
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the tunnel until it is closed by either side, dies, or this is cancelled. Raises nothing of its own."""
+        assert not self._running, "a tunnel runs once"
+        self._running = True
+        if not self.initiator:  # the initiator's first record was its ping
+            self._ping()
+        try:
+            self._after_core()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_loop)
+                nursery.start_soon(self._write_loop)
+                nursery.start_soon(self._time_loop)
+                task_status.started()
+                await self._over.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._shut(TunnelClosed("the task that ran the tunnel was cancelled"))
+            await self._link.aclose()
+
+    async def aclose(self, reason: str = "") -> None:
+        """Say farewell, wait briefly for it to leave and be answered, then close; idempotent.
+
+        Small messages queued before are sent first; long ones under way and open streams are abandoned.
+        """
+        if not self._running:
+            self._shut(TunnelClosed("closed by us", clean=True))
+            await self._link.aclose()
+        if self._closed is None and self._farewell is None and not self._leaving:
+            self._farewell = frame(0, CLOSE, reason_payload(0, reason))
+            self._mux.out.drop_bulk()
+            self._wake_writer()
+        with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_SECONDS):
+            await self._farewell_sent.wait()
+            if self._closed is None:
+                await self._link.send_eof()
+                await self._over.wait()
+        self._shut(TunnelClosed("closed by us", clean=True))
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def __aenter__(self) -> Tunnel:
+        self._nursery = trio.open_nursery()
+        nursery = await self._nursery.__aenter__()
+        await nursery.start(self.run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if error is None:
+            await self.aclose()
+        else:
+            self._shut(TunnelClosed("closed by us", clean=True))
+        try:
+            return await self._nursery.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # The nursery is ours, not the user's: his exception comes out as it went in.
+            if error is not None and group.exceptions == (error,):
+                return False
+            raise
+
+    def _closed_error(self) -> TunnelClosed:
+        """A fresh exception for one caller: raising a shared one would pile up its tracebacks."""
+        assert self._closed is not None
+        return TunnelClosed(self._closed.reason, clean=self._closed.clean)
+
+    def _shut(self, why: TunnelClosed) -> None:
+        """Mark the tunnel closed and wake everybody; the first reason counts."""
+        if self._closed is not None:
+            return
+        # After our farewell the peer just closes: that is no loss.
+        self._closed = TunnelClosed("closed by us", clean=True) if self._leaving else why
+        self._over.set()
+        self._farewell_sent.set()
+        for core in list(self._mux.streams.values()):
+            self._mux.out.forget(core)
+            if core.user is not None:
+                core.user._wake_reader()
+                core.user._wake_senders()
+        self._after_core()
+        for lot in (self._acceptors, self._openers, self._crowd):
+            lot.unpark_all()
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def _wake_writer(self) -> None:
+        if self._idle_writer is not None:
+            task, self._idle_writer = self._idle_writer, None
+            trio.lowlevel.reschedule(task)
+
+    def _fill(self) -> bool:
+        """Seal the next batch. False when there is nothing to send."""
+        assert self._unsent is None
+        if self._leaving:
+            return False
+        out = self._mux.out
+        if self._rekey_due or self._sealer.wants_rekey:
+            self._rekey_due = False
+            self._unsent = self._sealer.seal([frame(0, REKEY)])
+            self._sealer.rekey()
+        elif pieces := out.take():
+            self._unsent = self._sealer.seal(pieces)
+            self._after_core()
+            if self._crowd:
+                self._crowd.unpark_all()
+        elif self._farewell is not None:
+            self._unsent = self._sealer.seal([self._farewell])
+            self._farewell, self._leaving = None, True
+        else:
+            self._after_core()
+            return False
+        self._bytes_sent += len(self._unsent)
+        self._batches += 1
+        return True
+
+    def _sent(self, size: int) -> None:
+        assert self._unsent is not None
+        self._unsent = self._unsent[size:] if size < len(self._unsent) else None
+        if self._unsent is None and self._leaving:
+            self._farewell_sent.set()
+
+    def _flush(self) -> None:
+        """Send what is queued right now, as far as the socket takes it; the writer does the rest."""
+        if self._idle_writer is None or self._closed is not None:
+            return  # the writer is at it, and takes what is queued when the batch under way has left
+        try:
+            if self._fill():
+                assert self._unsent is not None
+                self._sent(self._link.send_now(self._unsent))
+        except OSError as error:
+            self._shut(TunnelClosed(f"the connection broke: {error}"))
+        if self._unsent is not None or self._mux.out.pending:
+            self._wake_writer()
+
+    async def _flush_fairly(self) -> None:
+        """:meth:`_flush` for bulk senders: others get a turn every few batches."""
+        self._flush()
+        self._turns += 1
+        if self._turns >= _TURNS:
+            self._turns = 0
+            await trio.lowlevel.checkpoint()
+
+    async def _write_loop(self) -> None:
+        turns = 0
+        try:
+            while True:
+                if self._unsent is None and not self._fill():
+                    turns = 0
+                    await self._idle()
+                    continue
+                assert self._unsent is not None
+                size = self._link.send_now(self._unsent)
+                if not size:
+                    turns = 0
+                    size = await self._link.send(self._unsent)
+                self._sent(size)
+                turns += 1
+                if turns >= _TURNS:
+                    turns = 0
+                    await trio.lowlevel.checkpoint()
+        except OSError as error:
+            self._shut(TunnelClosed(f"the connection broke: {error}"))
+
+    async def _idle(self) -> None:
+        self._idle_writer = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._idle_writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _after_core(self) -> None:
+        """Act on what the core has noted: wake readers, senders, acceptors and the writer."""
+        mux = self._mux
+        if mux.readable:
+            for core in mux.readable:
+                if core.user is not None:
+                    core.user._wake_reader()
+            mux.readable.clear()
+        if mux.out.writable:
+            for core in mux.out.writable:
+                if core.user is not None:
+                    core.user._wake_senders()
+            mux.out.writable.clear()
+            if self._openers and mux.can_open:
+                self._openers.unpark_all()
+        if mux.opened and self._acceptors:
+            self._acceptors.unpark(count=len(mux.opened))
+        if mux.pongs:
+            now = trio.current_time()
+            for token in mux.pongs:
+                sent = self._pings.pop(token, None)
+                if sent is not None:
+                    self._rtt_s = now - sent
+            mux.pongs.clear()
+        if self._idle_writer is not None and mux.out.pending:
+            self._wake_writer()
+
+    async def _read_loop(self) -> None:
+        opener, link, turns = self._opener, self._link, 0
+        try:
+            while True:
+                size = link.receive_now(opener.space())
+                if size == WOULD_BLOCK:
+                    turns = 0
+                    size = await link.receive(opener.space())
+                if size == 0:
+                    raise ConnectionResetError("cut off without a farewell")
+                if await self._took(size):
+                    return
+                turns += 1
+                if turns >= _TURNS:
+                    turns = 0
+                    await trio.lowlevel.checkpoint()
+        except OSError as error:
+            self._shut(TunnelClosed(f"the connection broke: {error}"))
+        except ProtocolViolation as error:
+            why = TunnelClosed(f"the peer broke the protocol: {error}")
+            why.__cause__ = error
+            self._shut(why)
+
+    async def _took(self, size: int) -> bool:
+        """Open the records in ``size`` new bytes. True when the peer has said farewell."""
+        opener, mux = self._opener, self._mux
+        opener.received(size)
+        self._heard = True
+        self._bytes_received += size
+        while opener.open_into(mux):
+            # A long message is whole: let its reader ask for the next, so that that is opened in place too.
+            self._after_core()
+            await trio.lowlevel.checkpoint()
+        self._after_core()
+        if mux.peer_closed is None:
+            return False
+        code, reason = mux.peer_closed
+        self._shut(TunnelClosed(f"closed by the peer: {reason}" if reason else "closed by the peer", clean=code == 0))
+        return True
+
+    async def send_first_record(self) -> None:
+        """Send the record, a ping, with which an initiator proves that it is live; before :meth:`run`.
+
+        Raises ``OSError``.
+        """
+        self._ping()
+        filled = self._fill()
+        assert filled
+        while self._unsent is not None:
+            self._sent(self._link.send_now(self._unsent) or await self._link.send(self._unsent))
+
+    async def first_record(self) -> None:
+        """Wait for the peer's first record, which proves that the initiator is live; before :meth:`run`.
+
+        Raises :class:`ProtocolViolation` or ``OSError``.
+        """
+        while not self._opener.opened:
+            size = await self._link.receive(self._opener.space())
+            if size == 0:
+                raise ConnectionResetError("cut off before its first record")
+            await self._took(size)
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def _ping(self) -> None:
+        self._next_ping += 1
+        if len(self._pings) > DEAD_SECONDS / PING_SECONDS:
+            self._pings.clear()
+        self._pings[self._next_ping] = trio.current_time()
+        self._mux.ping(self._next_ping)
+
+    async def _time_loop(self) -> None:
+        """Ping an idle peer, notice a dead one and one that does not read, and rekey from time to time."""
+        now = trio.current_time()
+        heard_at = pinged_at = moved_at = rekeyed_at = now
+        batches = -1
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            now = trio.current_time()
+            if self._heard:
+                self._heard, heard_at = False, now
+            if self._unsent is None or self._batches != batches:
+                batches, moved_at = self._batches, now
+            if now - heard_at >= DEAD_SECONDS:
+                self._shut(TunnelClosed(f"the peer has been silent for {DEAD_SECONDS:.0f} s"))
+            elif now - moved_at >= STALL_SECONDS:
+                self._shut(TunnelClosed(f"the peer has read too little for {STALL_SECONDS:.0f} s"))
+            if now - rekeyed_at >= REKEY_SECONDS:
+                rekeyed_at, self._rekey_due = now, True
+            if now - pinged_at >= PING_SECONDS:
+                pinged_at = now
+                try:
+                    self._ping()
+                except ProtocolViolation as error:
+                    self._shut(TunnelClosed(str(error)))
+            self._wake_writer()
+
+
+class StreamOpening:
+    """What :meth:`Tunnel.open_stream` returns: to be awaited, or entered with ``async with``."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self._stream: TunnelStream | None = None
+
+    def __await__(self) -> Generator[Any, Any, TunnelStream]:
+        return self._tunnel._open().__await__()
+
+    async def __aenter__(self) -> TunnelStream:
+        self._stream = await self._tunnel._open()
+        return self._stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._stream is not None
+        await self._stream.__aexit__(kind, error, trace)
