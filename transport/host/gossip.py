@@ -110,10 +110,10 @@ class Gossip:
     def _guard(self, topic: str, validator: GossipValidator) -> Callable[[ID, Any], bool]:
         def check(forwarder: ID, message: Any) -> bool:
             gossip = _parse(topic, message)
-            good = gossip is not None and validator(gossip)
-            if not good and str(forwarder) != self._own:
+            verdict = validator(gossip) if gossip is not None else False
+            if verdict is False and str(forwarder) != self._own:
                 self._count_bad(PeerId(str(forwarder)), topic)
-            return good
+            return verdict is True
 
         return check
 

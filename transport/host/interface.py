@@ -99,9 +99,10 @@ class HostStream(Protocol):
 StreamHandler = Callable[[HostStream], Awaitable[None]]
 """Called in a task of its own for each inbound stream; the stream is closed when it returns, reset when it raises."""
 
-GossipValidator = Callable[[GossipMessage], bool]
-"""Whether a message may be delivered and relayed further. Must be fast and synchronous; False drops it and counts
-against the peer that relayed it."""
+GossipValidator = Callable[[GossipMessage], bool | None]
+"""Whether a message may be delivered and relayed further: True accepts; False rejects it and counts against the peer
+that relayed it; None ignores it, for what an honest peer may relay (gossipsub v1.1, "Extended Validators"). Must be
+fast, synchronous and never raise."""
 
 
 class Host(Protocol):

@@ -1,0 +1,18 @@
+"""Who is out there: signed capacity records, the index of them, and the directory that spreads and gathers them."""
+
+from dht.directory import Directory
+from dht.index import CapacityIndex, Provider, Verdict
+from dht.records import CapacityRecord, Offer, RecordError, SignedRecord, parse_record, sign_record
+
+__all__ = [
+    "CapacityIndex",
+    "CapacityRecord",
+    "Directory",
+    "Offer",
+    "Provider",
+    "RecordError",
+    "SignedRecord",
+    "Verdict",
+    "parse_record",
+    "sign_record",
+]
