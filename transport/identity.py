@@ -8,6 +8,7 @@ the identity multihash of the key itself (libp2p peer-ids spec), so whoever hold
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NewType
 
 import base58
@@ -35,6 +36,7 @@ def peer_id_of(public_key: bytes) -> PeerId:
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 
 
+@lru_cache(maxsize=4096)
 def public_key_of(peer_id: str) -> bytes:
     """Return the 32-byte Ed25519 public key inside a peer id.
 
@@ -45,7 +47,10 @@ def public_key_of(peer_id: str) -> bytes:
     raw = base58.b58decode(peer_id)
     if len(raw) != len(_PEER_ID_PREFIX) + PUBLIC_KEY_BYTES or not raw.startswith(_PEER_ID_PREFIX):
         raise ValueError("not the peer id of an Ed25519 key")
-    return bytes(raw[len(_PEER_ID_PREFIX) :])
+    key = bytes(raw[len(_PEER_ID_PREFIX) :])
+    if peer_id_of(key) != peer_id:  # the decoder forgives white space; a peer has one name, which tables are keyed by
+        raise ValueError("not the canonical spelling of a peer id")
+    return key
 
 
 def _message(domain: str, payload: bytes) -> bytes:
