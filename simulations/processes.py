@@ -60,6 +60,12 @@ class CocoonProcess:
                 await self._changed.wait()
         raise ProcessFailed(f"{self.name} did not say {kind!r} within {timeout_s:g} s{self._why()}")
 
+    async def ended(self) -> int | None:
+        """Wait until the process ends by itself; its exit status."""
+        while not self._ended:
+            await self._changed.wait()
+        return await self.process.wait()
+
     def _why(self) -> str:
         return ":\n" + "\n".join(self._stderr) if self._stderr else ""
 

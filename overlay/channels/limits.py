@@ -36,3 +36,15 @@ CLOSE_VALID_S = 300
 
 GUARD_INTERVAL_S = 15.0
 """How often a provider looks whether a channel needs to be claimed."""
+
+CLOSING_INTERVAL_S = 1.0
+"""The same while a channel is being closed: its end should be known soon, and a close takes seconds."""
+
+MAX_DEPOSIT_NANOTON = 1_000_000_000_000
+"""A client never puts more than this into one channel (1000 TON), whatever a configuration says."""
+
+REPLY_S = 30.0
+"""How long a client waits for the provider's answer: it asks a liteserver first."""
+
+EXPIRY_MARGIN_S = 2 * CLAIM_MARGIN_S
+"""A client stops using a channel this long before it expires, and opens another."""

@@ -1,0 +1,298 @@
+"""The client's side of its channels: have one with a provider, keep it filled, end it.
+
+A channel is in the ledger before any money moves, so that a crash between the two leaves something to look up: at
+start, every channel that the ledger calls live is compared with the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from overlay.chain import Chain, unfunded
+from overlay.channels.limits import (
+    CLOSE_VALID_S,
+    EXPIRY_MARGIN_S,
+    MAX_DEPOSIT_NANOTON,
+    MAX_MESSAGE_BYTES,
+    REPLY_S,
+)
+from overlay.channels.messages import (
+    Announce,
+    ChannelMessage,
+    CloseSigned,
+    Known,
+    ProposeClose,
+    Refused,
+    channel_protocol,
+    decode_message,
+    encode_message,
+)
+from overlay.errors import ChainError, CocoonError, ProviderGone, Unfunded
+from overlay.events import EventLog, ton
+from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds, SettlementError
+from overlay.settlement.chain import TxResult, cooperative_close, finish_refund, open_channel, start_refund, top_up
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, Role, Store
+from overlay.settlement.limits import MAX_NONCE
+from transport.host.interface import Host, HostError
+from transport.identity import PeerId
+from transport.wire import WireError
+
+T = TypeVar("T")
+
+LIVE = (ChannelStatus.OPENING, ChannelStatus.OPEN, ChannelStatus.DISPUTED, ChannelStatus.CLOSING)
+
+
+@dataclass(frozen=True)
+class Payee:
+    """Whom a channel pays, as an agreement names it, and where to reach it."""
+
+    peer: PeerId
+    address: str
+    key: bytes
+    host_addrs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a channel ended: what the provider got in all, what came back, and the transaction that did it."""
+
+    channel: str
+    peer: str
+    action: str
+    paid_nanoton: int
+    refund_nanoton: int
+    fee_nanoton: int
+    transaction: str
+    text: str
+
+
+@dataclass
+class PayerDesk:
+    """See the module's docstring. ``clock`` gives Unix seconds, ``nonce`` a random integer below its argument."""
+
+    chain: Chain
+    ledger: GroupCommit
+    host: Host | None
+    subnet: str
+    log: EventLog
+    clock: Callable[[], float]
+    nonce: Callable[[int], int]
+    deposit_nanoton: int
+    lifetime_s: int
+    challenge_period_s: int
+    _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
+    _announced: set[str] = field(default_factory=set)
+
+    # ---- having one ----
+
+    async def recover(self) -> None:
+        """Compare the ledger's live channels with the chain: once, at start."""
+        now = int(self.clock())
+        for record, terms in await self.live():
+            state = await self.chain.client.channel_state(terms, was_open=record.status is not ChannelStatus.OPENING)
+            channel = record.channel
+            if state.status in ("closed", "absent"):
+                await self._status(channel, ChannelStatus.CLOSED)
+                self.log.warning("channel", f"channel …{channel[-8:]} is not on this chain any more", channel=channel)
+            elif record.status is ChannelStatus.OPENING or state.deposit_nanoton != record.deposit_nanoton:
+                await self.ledger.run(partial(_opened, channel=channel, deposit_nanoton=state.deposit_nanoton, at=now))
+
+    async def ensure(self, payee: Payee, *, spendable_nanoton: int, min_deposit_nanoton: int) -> ChannelRecord:
+        """An open channel to ``payee`` that can still pay ``spendable_nanoton``, opened or topped up as needed, and
+        known to the provider.
+
+        Raises :class:`~overlay.errors.Unfunded`, :class:`~overlay.errors.ChainError` and
+        :class:`~overlay.errors.ProviderGone`.
+        """
+        lock = self._locks.setdefault(payee.peer, trio.Lock())
+        async with lock:
+            return await _on_chain(self.chain, lambda: self._ensure(payee, spendable_nanoton, min_deposit_nanoton))
+
+    async def _ensure(self, payee: Payee, spendable: int, min_deposit: int) -> ChannelRecord:
+        for record, terms in await self.live(peer=payee.peer):
+            usable = record.status is ChannelStatus.OPEN and terms.expiry_s - self.clock() > EXPIRY_MARGIN_S
+            if not usable or terms.payee != payee.address or terms.payee_key != payee.key:
+                continue
+            left = record.deposit_nanoton - (await self._used(record.channel))
+            if left < spendable:
+                record = await self._top_up(payee, record, terms, max(spendable - left, self.deposit_nanoton))
+            if record.channel not in self._announced:
+                await self._announce(payee, terms)
+            return record
+        return await self._open(payee, max(self.deposit_nanoton, spendable, min_deposit))
+
+    async def _used(self, channel: str) -> int:
+        sums = await self.ledger.run(lambda store: store.at_risk(channel))
+        return max(sums.owed_nanoton, sums.promised_nanoton) + sums.reserved_nanoton
+
+    async def _open(self, payee: Payee, deposit: int) -> ChannelRecord:
+        if deposit > MAX_DEPOSIT_NANOTON:
+            raise Unfunded(f"a channel of {ton(deposit)} is asked for; {ton(MAX_DEPOSIT_NANOTON)} is the most")
+        now = int(self.clock())
+        terms = ChannelTerms(
+            payer=self.chain.account.address, payee=payee.address, payer_key=self.chain.channel_key,
+            payee_key=payee.key, network_id=self.chain.client.network_id, nonce=self.nonce(MAX_NONCE),
+            expiry_s=now + self.lifetime_s, challenge_period_s=self.challenge_period_s,
+        )  # fmt: skip
+        record = ChannelRecord(
+            channel=terms.address(), role=Role.PAYER, peer=payee.peer, network_id=terms.network_id,
+            terms=terms.to_bytes(), deposit_nanoton=deposit, status=ChannelStatus.OPENING, opened_at=now,
+        )  # fmt: skip
+        await self.ledger.run(lambda store: store.add_channel(record))
+        try:
+            result = await open_channel(self.chain.account, terms, deposit)
+        except InsufficientFunds:
+            # Nothing was sent; anything else may have been, and is looked up at the next start.
+            await self._status(record.channel, ChannelStatus.CLOSED)
+            raise
+        await self.ledger.run(lambda store: _opened(store, record.channel, deposit, int(self.clock())))
+        self.log.info(
+            "channel_opened", f"opened a channel to …{payee.peer[-8:]} with {ton(deposit)}, transaction {result.hash}",
+            channel=record.channel, peer=payee.peer, deposit_nanoton=deposit, transaction=result.hash,
+        )  # fmt: skip
+        await self._announce(payee, terms)
+        opened = await self.ledger.run(lambda store: store.channel(record.channel))
+        assert opened is not None
+        return opened
+
+    async def _top_up(self, payee: Payee, record: ChannelRecord, terms: ChannelTerms, amount: int) -> ChannelRecord:
+        if record.deposit_nanoton + amount > MAX_DEPOSIT_NANOTON:
+            raise Unfunded(f"the channel would hold more than {ton(MAX_DEPOSIT_NANOTON)}; settle it first")
+        result = await top_up(self.chain.account, terms, amount)
+        deposit = result.state.deposit_nanoton
+        await self.ledger.run(lambda store: store.set_deposit(record.channel, deposit))
+        self.log.info(
+            "channel_topped_up", f"topped up the channel to …{payee.peer[-8:]}: it holds {ton(deposit)} now",
+            channel=record.channel, peer=payee.peer, deposit_nanoton=deposit, transaction=result.hash,
+        )  # fmt: skip
+        await self._announce(payee, terms)
+        topped_up = await self.ledger.run(lambda store: store.channel(record.channel))
+        assert topped_up is not None
+        return topped_up
+
+    async def _announce(self, payee: Payee, terms: ChannelTerms) -> None:
+        answer = await self._ask(payee.peer, Announce(terms), payee.host_addrs)
+        if not isinstance(answer, Known):
+            reason = answer.reason if isinstance(answer, Refused) else "it answered something else"
+            raise ProviderGone(f"the provider does not take the channel: {reason}")
+        self._announced.add(terms.address())
+
+    async def _ask(self, peer: PeerId, message: ChannelMessage, addrs: Sequence[str]) -> ChannelMessage:
+        if self.host is None:
+            raise ProviderGone("this command runs without a network; start `cocoon gateway run` for it")
+        try:
+            with trio.fail_after(REPLY_S):
+                stream = await self.host.open_stream(peer, channel_protocol(self.subnet), addrs=addrs)
+                try:
+                    await stream.send(encode_message(message))
+                    return decode_message(await stream.receive(MAX_MESSAGE_BYTES))
+                finally:
+                    await stream.aclose()
+        except (HostError, WireError, trio.TooSlowError) as error:
+            raise ProviderGone(f"the provider …{peer[-8:]} does not answer about its channel: {error}") from error
+
+    # ---- ending it ----
+
+    async def close_together(self, channel: str, addrs: Sequence[str] = ()) -> Settlement:
+        """End a channel with its provider, who gets what the vouchers and receipts say; the rest comes back.
+
+        Every job on it must have ended, and its payment been sent. Raises :class:`~overlay.errors.ProviderGone` when
+        the provider does not agree: `cocoon channel exit` then gets the money out alone, later.
+        """
+        record, terms = await self._one(channel)
+        sums = await self.ledger.run(lambda store: store.at_risk(channel))
+        amount = max(sums.promised_nanoton, sums.owed_nanoton)
+        agreement = CloseAgreement(channel, terms.network_id, amount, int(self.clock()) + CLOSE_VALID_S)
+        signature = agreement.sign(self.chain.channel_seed)
+        await self._status(channel, ChannelStatus.CLOSING)
+        try:
+            answer = await self._ask(PeerId(record.peer), ProposeClose(agreement, signature), addrs)
+        except CocoonError:
+            await self._status(channel, ChannelStatus.OPEN)
+            raise
+        if not isinstance(answer, CloseSigned) or not agreement.verify(terms.payee_key, answer.payee_signature):
+            await self._status(channel, ChannelStatus.OPEN)
+            reason = answer.reason if isinstance(answer, Refused) else "its signature does not verify"
+            raise ProviderGone(f"the provider does not close the channel: {reason}")
+        result = await _on_chain(
+            self.chain,
+            lambda: cooperative_close(self.chain.account, terms, agreement, signature, answer.payee_signature),
+        )
+        await self._ended(channel, amount)
+        return self._settlement(record, "closed", amount, record.deposit_nanoton - amount, result)
+
+    async def leave(self, channel: str) -> Settlement:
+        """Get out alone: start the refund, or finish it when the challenge period has passed."""
+        record, terms = await self._one(channel)
+        state = await _on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
+        if state.status in ("closed", "absent"):
+            await self._ended(channel, record.paid_nanoton)
+            raise ChainError("the channel is closed already")
+        if state.status == "open":
+            result = await _on_chain(self.chain, lambda: start_refund(self.chain.account, terms))
+            await self._status(channel, ChannelStatus.CLOSING)
+            return self._settlement(record, "refund started", state.paid_nanoton, 0, result)
+        if state.utime_s < state.close_at_s:
+            wait = state.close_at_s - state.utime_s
+            raise ChainError(f"the refund was started; it can be finished in {wait} s, by the same command")
+        result = await _on_chain(self.chain, lambda: finish_refund(self.chain.account, terms))
+        await self._ended(channel, state.paid_nanoton)
+        return self._settlement(record, "refunded", state.paid_nanoton, state.spendable_nanoton, result)
+
+    def _settlement(self, record: ChannelRecord, action: str, paid: int, refund: int, result: TxResult) -> Settlement:
+        text = f"{ton(paid)} to the provider, {ton(refund)} back, transaction {result.hash}"
+        self.log.info(
+            "settled", f"{action}: …{record.channel[-8:]}, {text}",
+            channel=record.channel, peer=record.peer, paid_nanoton=paid, refund_nanoton=refund,
+            fee_nanoton=result.fee_nanoton, transaction=result.hash,
+        )  # fmt: skip
+        return Settlement(record.channel, record.peer, action, paid, refund, result.fee_nanoton, result.hash, text)
+
+    # ---- the ledger ----
+
+    async def live(self, *, peer: PeerId | None = None) -> list[tuple[ChannelRecord, ChannelTerms]]:
+        """Channels that are not closed, on this network, newest first."""
+        network = self.chain.client.network_id
+
+        def read(store: Store) -> list[tuple[ChannelRecord, ChannelTerms]]:
+            mine = store.channels(role=Role.PAYER, peer=peer)
+            return [(r, ChannelTerms.from_bytes(r.terms)) for r in mine if r.status in LIVE and r.network_id == network]
+
+        return await self.ledger.run(read)
+
+    async def _one(self, channel: str) -> tuple[ChannelRecord, ChannelTerms]:
+        for record, terms in await self.live():
+            if record.channel == channel:
+                return record, terms
+        raise ChainError(f"there is no live channel {channel}; `cocoon channel list` shows them")
+
+    async def _status(self, channel: str, status: ChannelStatus) -> None:
+        await self.ledger.run(lambda store: store.set_status(channel, status, at=int(self.clock())))
+
+    async def _ended(self, channel: str, paid_nanoton: int) -> None:
+        def write(store: Store) -> None:
+            store.set_paid(channel, paid_nanoton)
+            store.set_status(channel, ChannelStatus.CLOSED, at=int(self.clock()))
+
+        await self.ledger.run(write)
+        self._announced.discard(channel)
+
+
+async def _on_chain(chain: Chain, operation: Callable[[], Awaitable[T]]) -> T:
+    """Run a chain operation and turn its errors into those for people."""
+    try:
+        return await operation()
+    except InsufficientFunds as error:
+        raise unfunded(chain, error) from error
+    except SettlementError as error:
+        raise ChainError(f"TON: {error}") from error
+
+
+def _opened(store: Store, channel: str, deposit_nanoton: int, at: int) -> None:
+    store.set_deposit(channel, deposit_nanoton)
+    store.set_status(channel, ChannelStatus.OPEN, at=at)
