@@ -76,7 +76,7 @@ CREATE TABLE receipts (
   client_signature BLOB CHECK (client_signature IS NULL OR length(client_signature) = 64),
   PRIMARY KEY (channel, idx)
 ) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX receipts_by_job ON receipts (channel, job);
+CREATE INDEX receipts_by_agreement ON receipts (agreement);
 
 CREATE TRIGGER receipts_form_a_chain BEFORE INSERT ON receipts
 WHEN NOT EXISTS (

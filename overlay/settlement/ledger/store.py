@@ -253,8 +253,8 @@ class Store:
     # -- receipts ----------------------------------------------------------------------------------------------------
 
     def append_receipt(self, record: ReceiptRecord) -> None:
-        """Add the next link. Raises :class:`LedgerConflict` when it does not continue the chain, names a job that has
-        a receipt, or exceeds the deposit. Ends the job's reservation."""
+        """Add the next link. Raises :class:`LedgerConflict` when it does not continue the chain or exceeds the deposit.
+        Ends the job's reservation."""
         channel = self._id(record.channel)
         self._write(
             _INSERT_RECEIPT,
@@ -316,12 +316,10 @@ class Store:
     # -- reservations and what is at risk ----------------------------------------------------------------------------
 
     def reserve(self, reservation: Reservation) -> None:
-        """Note that a job may cost this much. A job that has its receipt already needs none."""
-        channel = self._id(reservation.channel)
+        """Note that a job may cost this much."""
         self._write(
-            "INSERT INTO reservations (channel, job, maximum, made_at) SELECT ?1, ?2, ?3, ?4 "
-            "WHERE NOT EXISTS (SELECT 1 FROM receipts WHERE channel = ?1 AND job = ?2)",
-            (channel, reservation.job_id, _sum(reservation.maximum_nanoton), reservation.made_at),
+            "INSERT OR REPLACE INTO reservations (channel, job, maximum, made_at) VALUES (?,?,?,?)",
+            (self._id(reservation.channel), reservation.job_id, _sum(reservation.maximum_nanoton), reservation.made_at),
         )
 
     def release(self, channel: str, job_id: bytes) -> None:

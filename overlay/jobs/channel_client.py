@@ -1,0 +1,285 @@
+"""A channel at the client, while a tunnel carries its payment stream: the shell of :mod:`overlay.jobs.payer`.
+
+One task pays: whenever something is due it takes what all jobs of the channel owe by then, writes the voucher, and
+sends it. While it writes, more becomes due; so under load one voucher and one signature answer many jobs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from overlay.errors import CocoonError, ProviderGone
+from overlay.jobs.errors import ChannelUnusable, Overcharged, ProtocolError, error_of
+from overlay.jobs.limits import HELLO_S, MAX_CONTROL_BYTES, MAX_RECEIPTS_PER_MESSAGE
+from overlay.jobs.link import JobStream
+from overlay.jobs.messages import (
+    Ack,
+    Cancel,
+    Dispute,
+    Due,
+    Failed,
+    PaymentMessage,
+    Ready,
+    Receipts,
+    View,
+    decode,
+    encode,
+)
+from overlay.jobs.payer import PayerChannel, SignVoucher, VerifyVoucher
+from overlay.jobs.receipt import SignedReceipt
+from overlay.settlement.ledger import ChannelEvent, ChannelRecord, ChannelStatus, GroupCommit, Reservation, Store
+from transport.identity import Identity
+from transport.tunnel import ResetCode, TunnelError
+from transport.wire import WireError
+
+
+class ChannelClient:
+    """See the module's docstring. Made by :meth:`overlay.jobs.JobClient.attach`, one a tunnel; the machine lives on."""
+
+    def __init__(self, payer: PayerChannel, ledger: GroupCommit, ref: int, now_s: Callable[[], int]) -> None:
+        self.payer = payer
+        self.ref = ref
+        self.broken: CocoonError | None = None
+        self.payments = 0
+        self._ledger = ledger
+        self._now_s = now_s
+        self._wake = trio.Event()
+        self._over = trio.Event()
+        self._changed = trio.Event()
+        self._outbox: deque[PaymentMessage] = deque()
+        self._unwritten: dict[bytes, Reservation] = {}
+        self._stream: JobStream | None = None
+
+    def pay_soon(self) -> None:
+        """Something may be due."""
+        self._wake.set()
+
+    def cancel_job(self, job_id: bytes) -> None:
+        """Ask the provider to stop a job; its stream still ends with a receipt."""
+        self._outbox.append(Cancel(job_id))
+        self._wake.set()
+
+    def reserve(self, job_id: bytes, maximum_nanoton: int) -> None:
+        """Note the reservation in the books, soon; one that is over before that never gets there."""
+        if not self._unwritten:
+            self._ledger.post(self._write_reservations)
+        self._unwritten[job_id] = Reservation(self.payer.channel, job_id, maximum_nanoton, self._now_s())
+
+    def release(self, job_id: bytes) -> None:
+        """The job ended without a receipt."""
+        if self._unwritten.pop(job_id, None) is None:
+            channel = self.payer.channel
+            self._ledger.post(lambda store: store.release(channel, job_id))
+
+    def receipted(self, job_id: bytes) -> None:
+        """The job's receipt is being written and ends the reservation."""
+        self._unwritten.pop(job_id, None)
+
+    def _write_reservations(self, store: Store) -> None:
+        # Runs in the ledger's thread: take what is there in one step, since jobs come and go meanwhile.
+        taken, self._unwritten = self._unwritten, {}
+        for reservation in taken.values():
+            store.reserve(reservation)
+
+    def dispute(self, error: Overcharged) -> None:
+        """Never pay this provider on this channel again, and tell it and the books so."""
+        if self.broken is not None:
+            return
+        self.broken = error
+        channel, at, risk = self.payer.channel, self._now_s(), self.payer.account.unpaid_nanoton
+        detail = self.payer.disputed or str(error)
+
+        def note(store: Store) -> None:
+            store.set_status(channel, ChannelStatus.DISPUTED, at=at)
+            store.add_event(ChannelEvent(channel, at, "disputed", risk, detail))
+
+        self._ledger.post(note)
+        self._outbox.append(Dispute(detail))
+        self._wake.set()
+
+    async def settled(self) -> None:
+        """Wait until no job runs and all that is owed is promised, signed for and acknowledged, or the channel broke.
+        Put a deadline around it."""
+        self.payer.due()
+        self._wake.set()
+        while self.broken is None and not self.payer.quiet:
+            await self._changed.wait()
+
+    def _pulse(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # -- the payment stream ------------------------------------------------------------------------------------------
+
+    async def begin(self, stream: JobStream, handshake_hash: bytes) -> None:
+        """Compare the books with the provider. Raises what :func:`~overlay.jobs.errors.error_of` makes of its refusal,
+        :class:`ProtocolError`, :class:`Overcharged` and :class:`~overlay.errors.ProviderGone`."""
+        try:
+            with trio.fail_after(HELLO_S):
+                await self._begin(stream, handshake_hash)
+        except trio.TooSlowError:
+            raise ProviderGone("the provider does not answer on the payment stream") from None
+        except TunnelError as error:
+            raise ProviderGone(f"the provider let go of the payment stream: {error}") from error
+        except WireError as error:
+            raise ProtocolError(f"the provider broke the protocol of payments: {error}") from error
+        self._stream = stream
+
+    async def _begin(self, stream: JobStream, handshake_hash: bytes) -> None:
+        payer = self.payer
+        # What was accepted on the last tunnel and not written yet comes first: the hello speaks of what is on the disk.
+        await self._write_payment()
+        await stream.send_messages([encode(payer.hello(self.ref, handshake_hash))])
+        waiting: deque[PaymentMessage] = deque()
+        seen = False
+        while True:
+            while not waiting:
+                waiting.extend(await self._receive(stream))
+            message = waiting.popleft()
+            if isinstance(message, View) and not seen:
+                seen = True
+                await self._answer_view(stream, message)
+            elif isinstance(message, Receipts) and seen:
+                for signed in message.receipts:
+                    payer.receipt(signed)
+            elif isinstance(message, Ready) and seen:
+                payer.settled()
+                payer.due()
+                self._wake.set()
+                return
+            else:
+                raise WireError(f"{type(message).__name__} has no place here")
+
+    async def _answer_view(self, stream: JobStream, view: View) -> None:
+        effects = self.payer.view(view)
+        if effects is not None:
+            await self._ledger.run(effects.write)
+        missing = self.payer.head.index - view.head_index
+        if missing > 0:
+            channel = self.payer.channel
+
+            def read(store: Store) -> list[SignedReceipt]:
+                rows = store.receipts(channel, after=view.head_index, limit=MAX_RECEIPTS_PER_MESSAGE)
+                return [SignedReceipt.from_record(row) for row in rows]
+
+            await stream.send_messages([encode(Receipts(tuple(await self._ledger.run(read))))])
+
+    async def _receive(self, stream: JobStream) -> list[PaymentMessage]:
+        received = await stream.receive_messages(MAX_CONTROL_BYTES)
+        if not received:
+            raise ProviderGone("the provider ended the payment stream")
+        messages: list[PaymentMessage] = []
+        for data in received:
+            message = decode(data, max_bytes=MAX_CONTROL_BYTES)
+            if isinstance(message, Failed):
+                raise error_of(
+                    message.code, message.message, retry_after_ms=message.retry_after_ms, param=message.param
+                )
+            if not isinstance(message, View | Receipts | Ready | Ack | Due):
+                raise WireError(f"{type(message).__name__} has no place on a payment stream")
+            messages.append(message)
+        return messages
+
+    async def run(self) -> None:
+        """Pay and listen until the tunnel ends or the channel breaks; ``broken`` then says why. Raises only faults."""
+        assert self._stream is not None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, self._stream)
+                nursery.start_soon(self._pay_forever, self._stream)
+                await self._over.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.broken = self.broken or ProviderGone("the tunnel to the provider is closed")
+            self._stream.reset(ResetCode.CLOSED, "the payment stream is over")
+            self.payer.lose_all()
+            self._pulse()
+
+    def _break(self, error: CocoonError) -> None:
+        self.broken = self.broken or error
+        self._over.set()
+
+    async def _listen(self, stream: JobStream) -> None:
+        try:
+            while True:
+                for message in await self._receive(stream):
+                    if isinstance(message, Receipts):
+                        for signed in message.receipts:
+                            self.payer.receipt(signed)
+                    elif isinstance(message, Ack):
+                        self.payer.acknowledged()
+                    elif isinstance(message, Due):
+                        self.payer.due()
+                    else:
+                        raise WireError(f"{type(message).__name__} has no place here")
+                self._wake.set()
+                self._pulse()
+        except Overcharged as error:
+            self.dispute(error)
+        except TunnelError as error:
+            self._break(ProviderGone(f"the provider let go of the payment stream: {error}"))
+        except WireError as error:
+            self._break(ProtocolError(f"the provider broke the protocol of payments: {error}"))
+        except CocoonError as error:
+            self._break(error)
+
+    async def _pay_forever(self, stream: JobStream) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                messages = await self._write_payment()
+                if messages:
+                    self.payments += 1
+                messages += [encode(message) for message in self._outbox]
+                self._outbox.clear()
+                if messages:
+                    await stream.send_messages(messages)
+                if isinstance(self.broken, Overcharged):
+                    await stream.aclose()
+                    self._over.set()
+                self._pulse()
+        except TunnelError as error:
+            self._break(ProviderGone(f"the provider let go of the payment stream: {error}"))
+
+    async def _write_payment(self) -> list[bytes]:
+        effects = self.payer.payment()
+        if effects is None:
+            return []
+        await self._ledger.run(effects.write)
+        return [encode(message) for message in effects.messages]
+
+
+async def load_payer_channel(
+    ledger: GroupCommit,
+    channel: str,
+    *,
+    identity: Identity,
+    sign_voucher: SignVoucher,
+    verify_voucher: VerifyVoucher,
+) -> PayerChannel:
+    """The machine of a channel of ours, from the ledger. One a channel in a process.
+
+    Raises :class:`ChannelUnusable` when the ledger has no such channel or it is not open."""
+
+    def read(store: Store) -> PayerChannel | ChannelUnusable:
+        record: ChannelRecord | None = store.channel(channel)
+        if record is None or record.status is not ChannelStatus.OPEN:
+            state = "unknown" if record is None else record.status.value
+            return ChannelUnusable(f"the channel {channel} is {state}; open another one")
+        return PayerChannel(
+            record,
+            store.head(channel),
+            store.voucher(channel),
+            identity=identity,
+            sign_voucher=sign_voucher,
+            verify_voucher=verify_voucher,
+        )
+
+    found = await ledger.run(read)
+    if isinstance(found, ChannelUnusable):
+        raise found
+    return found
