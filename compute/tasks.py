@@ -1,9 +1,7 @@
 """What is sold: typed requests and the events that answer them.
 
-A request is what a client asks of a provider, an event what an engine gives back. Both are frozen and have a plain form
-(`to_wire`, and the functions `request_from_wire`, `event_from_wire`: maps of text, integers, floats and bytes) that
-:mod:`overlay.jobs` sends through the tunnel. Parsing is strict: unknown fields, wrong types and values out of range
-raise :class:`TaskError`, whose message is fit for the user who wrote the request.
+A request is what a client asks of a provider, an event what an engine gives back. Both are frozen. Their plain form,
+for the tunnel, is the business of :mod:`compute.codec`, which also checks every field of a request.
 
 Metering lives in the events: each carries the units that it adds, and the sum over a job's events is the job's usage.
 """
@@ -27,6 +25,13 @@ class Task(StrEnum):
     EMBED = "embed"
 
 
+ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
+"""Who speaks in a conversation (OpenAI's names)."""
+
+REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "cancelled"))
+"""Why a job ended."""
+
+
 class TaskError(ValueError):
     """A request that cannot be served as written: says which field is wrong and what would be right."""
 
@@ -37,10 +42,12 @@ class TaskError(ValueError):
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn of a conversation; ``role`` is one of :data:`ROLES`. ``extra`` holds the turn's further OpenAI fields
+    (``tool_calls``, ``tool_call_id``, ``name``: plain JSON values) for engines that know them."""
 
     role: str
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event. ``reason``: ``stop``, ``length``, ``tool_calls`` or ``cancelled``."""
+    """The last event; ``reason`` is one of :data:`REASONS`."""
 
     reason: str
     units: Usage = NO_USAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 UNITS_PER_PRICE = 1_000_000
 """Prices are integer nanoTON per this many units."""
@@ -38,10 +39,19 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         if not other.counts:
             return self
+        if not self.counts:
+            return other
         merged = dict(self.counts)
         for unit, count in other.counts.items():
             merged[unit] = merged.get(unit, 0) + count
         return Usage(merged)
+
+    @classmethod
+    def of(cls, unit: Unit, count: int) -> Usage:
+        """``count`` of one unit. Small counts are shared objects, since every token's event carries one."""
+        if 0 <= count < _SHARED_COUNTS:
+            return _shared(unit, count)
+        return cls({unit: count})
 
     def get(self, unit: Unit) -> int:
         """The count of ``unit``, 0 when absent."""
@@ -63,6 +73,33 @@ class Usage:
 
 
 NO_USAGE = Usage()
+
+_SHARED_COUNTS = 64
+
+
+@cache
+def _shared(unit: Unit, count: int) -> Usage:
+    return Usage({unit: count}) if count else NO_USAGE
+
+
+class Meter:
+    """Adds usages up in place: what both sides keep for a running job (a frozen :class:`Usage` a token is slower)."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Unit, int] = {}
+
+    def add(self, usage: Usage) -> None:
+        """Count ``usage`` in. Raises ``ValueError`` when a sum leaves the range of a count."""
+        counts = self._counts
+        for unit, count in usage.counts.items():
+            summed = counts.get(unit, 0) + count
+            if summed > MAX_COUNT:
+                raise ValueError(f"{unit}: the sum exceeds {MAX_COUNT}")
+            counts[unit] = summed
+
+    def usage(self) -> Usage:
+        """The sum so far."""
+        return Usage(dict(self._counts))
 
 
 def total(usages: Iterable[Usage]) -> Usage:

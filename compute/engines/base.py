@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import NewType, Protocol, runtime_checkable
 
 from compute.tasks import Event, Request, Task
 
@@ -42,7 +42,7 @@ class Capability:
 
 
 class Engine(Protocol):
-    """What every engine implements. All methods are called from the engine's own thread only."""
+    """What every engine implements. All methods are called from the engine's own thread; cf. :class:`Wakeable`."""
 
     name: str
 
@@ -65,3 +65,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free everything; idempotent."""
+
+
+@runtime_checkable
+class Wakeable(Protocol):
+    """An engine whose :meth:`Engine.step` may wait for something else than computation."""
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`Engine.step` return soon. The only method that other threads may call."""
