@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from compute.usage import Prices
 from overlay.jobs.limits import MAX_KNOWN_AGREEMENTS
-from overlay.market.agreement import Agreement
+from overlay.market import Agreement
 from overlay.settlement.ledger import AgreementRecord, Budget, GroupCommit, Store
 
 

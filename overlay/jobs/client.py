@@ -49,7 +49,7 @@ from overlay.jobs.messages import (
 )
 from overlay.jobs.metering import most_it_can_cost
 from overlay.jobs.payer import PayerChannel, PayerJob
-from overlay.market.agreement import Agreement
+from overlay.market import Agreement
 from overlay.settlement.ledger import GroupCommit, OverLimit
 from transport.identity import Identity
 from transport.tunnel import MessageTooLarge, ResetCode, TunnelError
@@ -351,11 +351,21 @@ async def open_job_client(
     """Run jobs over ``tunnel`` until the block is left. Leaving it stops the payment streams: call
     :meth:`ChannelClient.settled` before, to pay what is owed to the last nanoTON. ``book`` is the node's, for all its
     tunnels, so that an agreement's maximum holds across them."""
-    async with trio.open_nursery() as nursery:
-        client = JobClient(
-            tunnel, nursery, identity=identity, ledger=ledger, book=book, now_s=now_s, random_bytes=random_bytes
-        )
-        try:
-            yield client
-        finally:
-            nursery.cancel_scope.cancel()
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            client = JobClient(
+                tunnel, nursery, identity=identity, ledger=ledger, book=book, now_s=now_s, random_bytes=random_bytes
+            )
+            try:
+                yield client
+            except BaseException as error:
+                failure = error
+                raise
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is ours, not the user's: his exception comes out as it went in.
+        if failure is not None and group.exceptions == (failure,):
+            raise failure from None
+        raise

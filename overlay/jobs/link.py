@@ -39,8 +39,8 @@ class JobTunnel(Protocol):
     def open_stream(self) -> Awaitable[Any]:
         """A new :class:`JobStream`."""
 
-    def incoming(self) -> AsyncIterator[Any]:
-        """The :class:`JobStream`\\ s that the peer opens."""
+    async def accept(self) -> Any:
+        """The next :class:`JobStream` that the peer opened."""
 
     async def aclose(self, reason: str = ...) -> None:
         """Close the tunnel and tell the peer why."""

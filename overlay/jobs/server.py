@@ -34,7 +34,7 @@ from overlay.jobs.link import JobStream, JobTunnel
 from overlay.jobs.messages import AgreementSent, Hello, Message, NeedAgreement, Open, decode, encode
 from overlay.jobs.payer import VerifyVoucher
 from overlay.jobs.serving import Serving, Submit
-from overlay.market.agreement import Agreement
+from overlay.market import Agreement
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, LedgerError
 from transport.identity import Identity
 from transport.tunnel import ResetCode, TunnelError

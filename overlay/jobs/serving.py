@@ -5,12 +5,15 @@ Events leave as they come. What is ready together (the acceptance, a batch of ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import trio
 
+from compute.admission import SchedulerBusy
 from compute.engines.base import EngineFailure, EngineUnavailable
+from compute.scheduler import ConsumerTooSlow
 from compute.tasks import Embedding, Event, Finished, RawDelta, Request, TaskError, TextDelta
 from overlay.jobs.channel_server import ChannelServer, RunningJob, refusal
 from overlay.jobs.errors import ErrorCode, Refused
@@ -66,6 +69,10 @@ class Serving:
             failure = error
         except (EngineFailure, EngineUnavailable) as error:
             failure = Refused(ErrorCode.ENGINE_FAILED, str(error))
+        except SchedulerBusy as error:
+            failure = Refused(ErrorCode.BUSY, str(error), retry_after_ms=math.ceil(error.retry_after_s * 1000))
+        except ConsumerTooSlow as error:
+            failure = Refused(ErrorCode.CANCELLED, str(error))
         except TaskError as error:
             failure = Refused(ErrorCode.BAD_REQUEST, str(error), param=error.param)
         finally:

@@ -85,6 +85,12 @@ class GroupCommit:
         """Return once everything handed in so far is on the disk."""
         await self.run(lambda _store: None)
 
+    def _close(self) -> None:
+        """Take nothing more; the writer ends when what it has is written."""
+        self._closing = True
+        self._urgent.set()
+        self._some.set()
+
     def _put(self, entry: _Entry) -> None:
         if self._closing:
             raise LedgerUnavailable("the ledger is closed")
@@ -160,6 +166,7 @@ async def open_ledger(path: str | Path, *, fault: Callable[[str], None] = _nothi
     """
     store = await trio.to_thread.run_sync(lambda: Store(path, fault=fault))
     ledger = GroupCommit(store)
+    failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             finished = trio.Event()
@@ -176,11 +183,17 @@ async def open_ledger(path: str | Path, *, fault: Callable[[str], None] = _nothi
             try:
                 await ledger.run(Store.release_all)
                 yield ledger
+            except BaseException as error:
+                failure = error
+                raise
             finally:
-                ledger._closing = True
-                ledger._urgent.set()
-                ledger._some.set()
+                ledger._close()
                 with trio.CancelScope(shield=True):
                     await finished.wait()
+    except BaseExceptionGroup as group:
+        # The nursery is ours, not the user's: his exception comes out as it went in.
+        if failure is not None and group.exceptions == (failure,):
+            raise failure from None
+        raise
     finally:
         store.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+import trio.testing
 
 from compute.tasks import ChatRequest, Finished, Message, Sampling, Started, Task, TextDelta
 from compute.usage import Prices, Unit, Usage
@@ -285,6 +286,12 @@ async def open_world(tmp_path, *, deposit: int = 1_000_000) -> AsyncIterator[Wor
                 client, provider, client_ledger, provider_ledger, engine, server, AgreementBook(client_ledger), nursery
             )
             nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def jumping_clock():  # type: ignore[no-untyped-def]
+    """Jumps over waits, but not while the ledger's thread works: it takes real time."""
+    return trio.testing.MockClock(autojump_threshold=0.2)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from compute.tasks import TextDelta
 from compute.usage import Unit
@@ -87,7 +88,7 @@ async def test_a_small_credit_window_only_slows_a_paying_client_down(world, kit)
     assert await sums(world, kit) == [(201, 201), (201, 201)]
 
 
-async def test_a_client_that_does_not_pay_gets_one_credit_window_at_most(world, kit, autojump_clock):
+async def test_a_client_that_does_not_pay_gets_one_credit_window_at_most(world, kit, jumping_clock):
     agreement = world.agreement(credit_window_nanoton=52)
     await world.server.add_agreement(agreement)
     near, _ = world.connect()
@@ -134,7 +135,7 @@ async def test_an_engine_that_breaks_charges_only_what_it_delivered(world, kit):
     assert await sums(world, kit) == [(26, 26), (26, 26)]
 
 
-async def test_a_job_that_delivers_nothing_costs_nothing(world, kit, autojump_clock):
+async def test_a_job_that_delivers_nothing_costs_nothing(world, kit, jumping_clock):
     agreement = world.agreement()
     await world.server.add_agreement(agreement)
     world.engine.delay_s = 1000
