@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import psutil
@@ -69,8 +70,8 @@ def explain(error: BaseException) -> str:
     if any(isinstance(link, TimeoutError) or type(link).__name__ == "TooSlowError" for link in chain):
         return "no answer in time"
     for link in reversed(chain):
-        if isinstance(link, OSError) and link.strerror:
-            return link.strerror.lower()
+        if isinstance(link, OSError) and link.errno:
+            return os.strerror(link.errno).lower()
     if any("upgrade" in str(link) for link in chain):
         return "the handshake failed (not a libp2p node, or in another private network)"
     return str(chain[-1]) or type(chain[-1]).__name__

@@ -18,6 +18,7 @@ P12   kad-dht                                                    not used: :mod:
 P13   gossipsub heartbeat of 120 s, 10 messages/s                :mod:`transport.host.gossip`
 P14   IPv6 peers have no address                                 :mod:`transport.host.tcp`
 P15   reads give up after 100 pieces                             :mod:`transport.host.tcp`
+P13a  more than 32 frames queued for a neighbour are lost        :func:`widen_gossip_queues`
 P16   listeners and identify run as trio system tasks            :mod:`transport.host.tcp`, :func:`identify_in`
 ====  =========================================================  ====================================================
 """
@@ -27,6 +28,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -39,6 +41,8 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.pubsub import pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux
@@ -47,6 +51,7 @@ from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
 from transport.host.limits import (
+    GOSSIP_QUEUE,
     INBOUND_HANDSHAKE_S,
     MAX_HALF_OPEN,
     MAX_HALF_OPEN_PER_ADDRESS,
@@ -292,6 +297,15 @@ def libp2p_keys(seed: bytes) -> KeyPair:
 def noise_only(keys: KeyPair) -> dict[Any, Any]:
     """The security protocols that we speak: Noise. Upstream's default adds plaintext and secio (__init__.py:661)."""
     return {NOISE_ID: NoiseTransport(keys, noise_privkey=new_x25519_key_pair().private_key)}
+
+
+# --- P13a: bursts of gossip ---------------------------------------------------------------------------------------
+
+
+def widen_gossip_queues() -> None:
+    """Let a burst of gossip wait for its neighbour. pubsub/rpc_queue.py:39 holds 32 frames and rejects the
+    rest, which then travel a heartbeat or more later, by IHAVE and IWANT, or not at all."""
+    pubsub.RpcQueue = partial(RpcQueue, GOSSIP_QUEUE)
 
 
 # --- P16: system tasks --------------------------------------------------------------------------------------------

@@ -66,6 +66,9 @@ MAX_GOSSIP_RPC_BYTES = 256 * 1024
 GOSSIP_MESSAGES_PER_S = 200
 """From one neighbour on one topic: a neighbour relays a whole market, each of whose providers is bounded by itself."""
 
+GOSSIP_QUEUE = 256
+"""Frames waiting for one neighbour: a burst of a whole market's news (4 MiB at the very most)."""
+
 MAX_SUBSCRIPTIONS_PER_PEER = 64
 """Topics that a neighbour may make us remember."""
 
