@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,7 +72,11 @@ class GatewayApp:
             handler = self._route(exchange)
             if self._running > limits.MAX_REQUESTS:
                 raise Busy(f"the gateway serves {limits.MAX_REQUESTS} requests already; try again in a moment")
-            await handler(exchange)
+            if exchange.method == "POST":
+                await handler(exchange)
+            else:
+                # A body has no business here; whatever is sent is read and dropped meanwhile.
+                await exchange.while_connected(partial(handler, exchange))
         except ClientGone:
             pass
         except Exception as error:

@@ -30,6 +30,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.started = False
+        self._ended = False
         self._receive = receive
         self._send = send
 
@@ -80,7 +81,7 @@ class Exchange:
 
     async def respond(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """A whole answer. ``headers`` must hold the content type."""
-        self.started = True
+        self.started = self._ended = True
         length = (b"content-length", b"%d" % len(body))
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
         await self._send({"type": "http.response.body", "body": body})
@@ -110,12 +111,16 @@ class Exchange:
 
     async def finish(self, data: bytes) -> None:
         """The last piece."""
+        self._ended = True
         await self._send({"type": "http.response.body", "body": data})
 
     # ---- while it runs ----
 
     async def while_connected(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run ``work``; when the client closes the connection, cancel it at once. The body must have been read."""
+        """Run ``work``; when the client closes the connection, cancel it at once.
+
+        What is unread of the body is dropped: hypercorn's queue of it must never be full when the answer ends.
+        """
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
@@ -132,4 +137,6 @@ class Exchange:
     async def _watch(self, scope: trio.CancelScope) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        scope.cancel()
+        # hypercorn also says so at the end of every answer, and must then be left to ready the connection for the next.
+        if not self._ended:
+            scope.cancel()

@@ -30,6 +30,9 @@ MAX_REQUESTS = 512
 KEEP_ALIVE_S = 60.0
 """An idle connection lives this long; so long may a client also take over the head of a request."""
 
+STALLED_CLIENT_S = 20.0
+"""A client that reads nothing for so long while its answer is waiting is disconnected (where TCP can: Linux)."""
+
 MAX_REQUESTS_PER_CONNECTION = 1 << 30
 """Connections are not recycled: on loopback a fresh one serves nobody."""
 

@@ -30,6 +30,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it: without it a token waits for the acknowledgement of the one before.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # hypercorn shields its writes from cancellation: without a bound, a client that stops reading would hold
+            # its job, and the gateway's end, for ever.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.STALLED_CLIENT_S * 1000))
         listener.bind(address)
     except OSError as error:
         listener.close()

@@ -130,21 +130,47 @@ async def test_an_upload_of_gigabytes_is_cut_off_at_once(port):
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-async def test_a_refused_upload_leaves_no_task_behind(port, http):
-    # More of the body than hypercorn's queue holds is on its way when the refusal leaves.
+async def test_a_body_that_nobody_asked_for_leaves_no_task_behind(port, http, backend):
+    # The handler takes its time, and more of the body than hypercorn's queue holds arrives meanwhile.
+    sent = trio.Event()
+    models = backend.models
+
+    async def slow_models():
+        await sent.wait()
+        return await models()
+
+    backend.models = slow_models
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    head = b"POST /v1/nonsense HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n"
     async with stream:
-        try:
-            await stream.send_all(head + b"x" * 3_000_000)
-            with trio.fail_after(10):
-                while await stream.receive_some():
-                    pass
-        except trio.BrokenResourceError:
-            pass
-    with trio.fail_after(10):
-        while (await http.get("/health")).json()["running"]:
-            await trio.lowlevel.checkpoint()
+        with trio.fail_after(10):
+            await stream.send_all(
+                b"GET /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n" + b"x" * 4_000_000
+            )
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            sent.set()
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+            while await stream.receive_some():
+                pass
+            while (await http.get("/health")).json()["running"]:
+                await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_connection_serves_several_requests_and_is_closed_when_idle(backend, nursery, monkeypatch, stream):
+    monkeypatch.setattr(limits, "KEEP_ALIVE_S", 0.2)
+    port = await nursery.start(serve_gateway, backend)
+    body = json.dumps(CHAT | {"stream": stream}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection = await trio.open_tcp_stream("127.0.0.1", port)
+    async with connection:
+        with trio.fail_after(10):
+            answer = b""
+            for count in (1, 2):
+                await connection.send_all(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                while answer.count(b"\r\n0\r\n\r\n" if stream else b'"cocoon"') < count:
+                    answer += await connection.receive_some()
+            assert await connection.receive_some() == b""
+    assert [run.state for run in backend.runs] == ["done", "done"]
 
 
 async def test_the_first_chunk_arrives_before_the_second_is_made(http, backend):
@@ -206,6 +232,32 @@ async def test_a_client_that_leaves_cancels_its_job_at_once(port, backend, strea
         await ended.wait()
         await trio.testing.wait_all_tasks_blocked(0.01)
     assert backend.runs[0].state == "cancelled"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can bound a stalled write")
+async def test_a_client_that_stops_reading_is_let_go(backend, nursery, monkeypatch):
+    monkeypatch.setattr(limits, "STALLED_CLIENT_S", 1.0)
+    port = await nursery.start(serve_gateway, backend)
+
+    ended = trio.Event()
+
+    async def script():
+        try:
+            while True:
+                await trio.lowlevel.checkpoint()
+                yield [TextDelta("x" * 100_000)]
+        finally:
+            ended.set()
+
+    backend.script = script
+    body = json.dumps(CHAT | {"stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection = await trio.open_tcp_stream("127.0.0.1", port)
+    async with connection:
+        await connection.send_all(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        with trio.fail_after(30):
+            await ended.wait()
 
 
 async def test_more_requests_than_fit_are_told_to_come_back(http, backend, monkeypatch):

@@ -44,6 +44,8 @@ U = Unit.COMPLETION
 ME = Identity(b"c" * 32)
 BUYER = Buyer(ME, "main", Payer(address="0:" + "a" * 64, key=b"p" * 32), -3)
 WANT = Want(Task.CHAT, "demo", Usage({U: 1_000_000}), 10**9)
+RNG = Random(7)
+# One generator for all purchases: a nonce that comes twice is a replay.
 EPOCH = 1_800_000_000.0
 
 
@@ -140,7 +142,7 @@ async def never(_agreement):
 
 async def buy(host, candidates, cap=1000, observer=lambda _: None, **changes):
     policy = ClientPolicy(Prices({U: cap}), **changes)
-    return await negotiate(host, BUYER, candidates, WANT, policy, clock=clock, rng=Random(7), observer=observer)
+    return await negotiate(host, BUYER, candidates, WANT, policy, clock=clock, rng=RNG, observer=observer)
 
 
 async def test_the_cheapest_is_awarded_and_both_hold_the_same_agreement(autojump_clock):
