@@ -1,7 +1,7 @@
 """Money: payment channels between two parties, the wallet behind them, and the chain that settles them.
 
 The hot path is pure: :class:`ChannelTerms`, :class:`Voucher`. ``overlay.settlement.ledger`` keeps what must not be
-lost, ``overlay.settlement.chain`` reads and writes the chain, ``overlay.settlement.devnet`` is a chain to develop against.
+lost, ``overlay.settlement.chain`` reads and writes the chain, ``overlay.settlement.devnet`` is one to develop against.
 """
 
 from overlay.settlement.cells import ChannelTerms, check_address, normalise_address

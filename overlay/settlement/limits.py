@@ -60,7 +60,7 @@ CONFIRM_TIMEOUT_S = 90.0
 REQUEST_TIMEOUT_S = 10.0
 """One liteserver answer. Public servers answer in under a second or not at all."""
 
-RECONNECT_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+RECONNECT_BACKOFF_S = (0.2, 0.5, 1.0, 2.0)
 """Waits before the next try of a failed request, each on the next server of the configuration."""
 
 BLOCK_AGE_LIMIT_S = 60.0

@@ -85,24 +85,25 @@ class WalletAccount:
     async def _deliver(self, boc: bytes, seqno: int, valid_until_s: int) -> None:
         """Hand the message in, again and again, until the sequence number moves or it cannot be accepted any more."""
         refusal: OperationFailed | None = None
+        may_have_arrived = False
         send_at = trio.current_time()
         while True:
             if trio.current_time() >= send_at:
                 try:
                     await self.client.send_external(boc)
-                    refusal = None
-                except OperationFailed as error:  # also what a server says of a copy that came through already
-                    refusal = error
+                    may_have_arrived = True
+                except OperationFailed as error:
+                    if not may_have_arrived:
+                        raise
+                    refusal = error  # what a server says of a copy of what came through already: the state will tell
                 except ChainUnavailable:
-                    pass  # we do not know whether it arrived: watch and try again
+                    may_have_arrived = True
                 send_at = trio.current_time() + RESEND_INTERVAL_S
             state = await self.client.account_state(self.address)
             if state is not None and state.data is not None and wallet_seqno(state.data) > seqno:
                 return
             if state is not None and state.utime_s > valid_until_s:
                 raise refusal or OperationFailed("the wallet's message was not executed in time; nothing was sent")
-            if refusal is not None and state is not None and "exitcode=" in str(refusal):
-                raise refusal  # the wallet itself said no to it in a state where nothing else was in flight
             await self.client.next_block()
 
     async def _find(self, message_hash: bytes, after_lt: int) -> AccountTransaction:

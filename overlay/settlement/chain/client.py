@@ -25,8 +25,8 @@ _ANY_ACCOUNT = "0:" + "00" * 32
 class ChannelState:
     """A channel in one proved shard state. Amounts in nanoTON, times Unix seconds; zeros when there is no account.
 
-    ``absent``: no such account, and none was known; ``closed``: none any more. ``spendable_nanoton`` is what vouchers
-    may still promise beyond ``paid_nanoton``.
+    ``absent``: no such account, or one that never had a deposit; ``closed``: the same where one was known.
+    ``spendable_nanoton`` is what vouchers may still promise beyond ``paid_nanoton``.
     """
 
     status: Literal["absent", "open", "closing", "closed"]
@@ -97,16 +97,19 @@ class TonClient:
         """
         answer = await self._proved(terms.address())
         account = answer.account
+        gone: Literal["absent", "closed"] = "closed" if was_open else "absent"
         if account is None or account.data is None:
-            status: Literal["absent", "closed"] = "closed" if was_open else "absent"
             balance = 0 if account is None else account.balance_nanoton
-            return ChannelState(status, 0, 0, 0, 0, balance, answer.utime_s)
+            return ChannelState(gone, 0, 0, 0, 0, balance, answer.utime_s)
         try:
             stored = parse_channel_data(account.data)
         except ValueError as error:
             raise ProofRejected(str(error)) from error
         if account.code_hash != channel_code().hash or stored.terms != terms:
             raise ProofRejected("the account at the channel's address holds another contract")
+        if stored.deposit_nanoton == 0:
+            # TON keeps the code of a refused deployment, and anyone may deploy an empty channel: that is none.
+            return ChannelState(gone, 0, 0, 0, 0, account.balance_nanoton, answer.utime_s)
         return ChannelState(
             "closing" if stored.closing else "open", stored.deposit_nanoton, stored.paid_nanoton, stored.seq,
             stored.close_at_s, account.balance_nanoton, answer.utime_s,
@@ -158,10 +161,15 @@ class TonClient:
             await trio.sleep(timeout_s)
 
     async def _proved(self, address: str) -> ProvedAnswer:
-        answer = await self._bridge.call(self._session.account, check_address(address))
-        age = self._clock() - answer.utime_s
-        if age > BLOCK_AGE_LIMIT_S:
-            raise ChainUnavailable(
-                f"the liteserver's newest block is {int(age)} s old: it is behind, or this machine's clock is wrong"
-            )
-        return answer
+        check_address(address)
+        age = 0.0
+        for _ in range(self._session.server_count):
+            answer = await self._bridge.call(self._session.account, address)
+            age = self._clock() - answer.utime_s
+            if age <= BLOCK_AGE_LIMIT_S:
+                return answer
+            await self._bridge.call(self._session.leave)
+        raise ChainUnavailable(
+            f"the newest block of every liteserver is at least {int(age)} s old: they are behind, "
+            "or this machine's clock is wrong"
+        )

@@ -102,6 +102,11 @@ class LiteSession:
         self._client: MendedLiteClient | None = None
         self._connecting = asyncio.Lock()
 
+    @property
+    def server_count(self) -> int:
+        """How many servers there are to try."""
+        return len(self._servers)
+
     async def close(self) -> None:
         """Hang up."""
         client, self._client = self._client, None
@@ -172,10 +177,11 @@ class LiteSession:
                 last = error
             except ProofRejected as error:
                 last = error
-                await self._leave()
+                await self.leave()
             except (LiteClientError, OSError, TimeoutError, asyncio.IncompleteReadError, AttributeError) as error:
+                # AttributeError: pytoniq's close() sets its writer to None under requests that are being sent.
                 last = error
-                await self._leave()
+                await self.leave()
             if pause is None:
                 break
             await asyncio.sleep(pause)
@@ -199,7 +205,8 @@ class LiteSession:
             self._client = client
             return client
 
-    async def _leave(self) -> None:
+    async def leave(self) -> None:
+        """Hang up and take the next server from now on."""
         async with self._connecting:
             client, self._client = self._client, None
             self._current += 1

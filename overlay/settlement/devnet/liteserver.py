@@ -91,7 +91,9 @@ class LiteServer:
             raise QueryError(ERROR_BAD_REQUEST, "malformed request") from error
         try:
             kind, values = await handler(self, fields)
-        except (KeyError, ValueError, TypeError) as error:
+        except (QueryError, DevnetError):
+            raise
+        except Exception as error:  # fields that are missing or of the wrong size show up in many ways
             raise QueryError(ERROR_BAD_REQUEST, f"bad request: {error!r}") from error
         answer: bytes = SCHEMAS.serialize(f"liteServer.{kind}", values)
         return answer
