@@ -13,13 +13,12 @@ from random import Random
 
 import trio
 
-from compute.usage import Prices
 from overlay.errors import NoProvider, TooExpensive
 from overlay.market import limits
 from overlay.market.agreement import Agreement, Payer
 from overlay.market.messages import Quote, Reason
 from overlay.market.negotiation import ClientNegotiation, State
-from overlay.market.selection import Candidate, ClientPolicy, Want, score_nanoton
+from overlay.market.selection import Candidate, ClientPolicy, Want, score_nanoton, show_prices
 from overlay.market.trace import Agreed, Asked, Countered, Declined, Observer, Quoted, ignore
 from transport.host.interface import Host, HostError, HostStream
 from transport.identity import Identity, PeerId
@@ -301,8 +300,8 @@ def _nobody(current: _Round) -> NoProvider:
         assert quote is not None
         return TooExpensive(
             f"every provider of {current.want.model} asks more than the cap; the cheapest of {len(too_dear)} quotes is "
-            f"{_show(quote.prices)} against a cap of {_show(current.policy.max_prices)} (nanoTON per million units); "
-            "raise the price cap or try again later",
+            f"{show_prices(quote.prices)} against a cap of {show_prices(current.policy.max_prices)} (nanoTON per million "
+            "units); raise the price cap or try again later",
             best=quote.prices,
         )
     reasons = "; ".join(
@@ -315,7 +314,3 @@ def _nobody(current: _Round) -> NoProvider:
         f"none of the {asked} provider{'s' if asked > 1 else ''} asked for {current.want.model} came to an agreement "
         f"({reasons or 'their quotes ran out'}); try again in a few seconds"
     )
-
-
-def _show(prices: Prices) -> str:
-    return ", ".join(f"{unit.value} {price}" for unit, price in sorted(prices.per_million.items())) or "nothing"

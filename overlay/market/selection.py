@@ -13,6 +13,7 @@ from random import Random
 
 from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
+from overlay.errors import TooExpensive
 from overlay.market import limits
 from overlay.market.agreement import Tier
 from transport.identity import PeerId
@@ -77,6 +78,11 @@ class ClientPolicy:
         return all(price <= self.max_prices.per_million.get(unit, 0) for unit, price in prices.per_million.items())
 
 
+def show_prices(prices: Prices) -> str:
+    """A price vector in a sentence."""
+    return ", ".join(f"{unit.value} {price}" for unit, price in sorted(prices.per_million.items())) or "nothing"
+
+
 def job_seconds(want: Want, units_per_s: float) -> float:
     """How long one job computes at ``units_per_s``; 0 when the speed is unknown."""
     return want.usage.get(MAIN_UNIT[want.task]) / units_per_s if units_per_s > 0 else 0.0
@@ -92,21 +98,32 @@ def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy,
     """Whom to ask for a quote: at most ``SHORTLIST`` providers, best first.
 
     Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
-    than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd.
+    than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd. Empty when there
+    is nobody. Raises :class:`~overlay.errors.TooExpensive` when there are providers and the price rules all of them out.
     """
     admitted = [c for c in candidates if policy.admits(c.provider)]
     sample = rng.sample(admitted, min(limits.SAMPLE, len(admitted)))
     value = max(1, policy.max_prices.cost_nanoton(want.usage))
     scored = []
+    too_dear = []
     for candidate in sample:
         seconds = candidate.wait_ms / 1000 + job_seconds(want, candidate.units_per_s)
         if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
             continue
         # Only the price can rule a candidate out; what a second is worth ranks those that are left.
         if candidate.asks.cost_nanoton(want.usage) > value * (1 + limits.HOPELESS_LOSS):
+            too_dear.append(candidate)
             continue
         score = score_nanoton(want, policy, candidate.asks, candidate.wait_ms, candidate.units_per_s) / value
         gumbel = -math.log(-math.log(rng.random() or 1e-12) or 1e-12)
         scored.append((score - limits.GUMBEL_SCALE * gumbel, candidate))
+    if too_dear and not scored:
+        best = min(too_dear, key=lambda c: c.asks.cost_nanoton(want.usage)).asks
+        raise TooExpensive(
+            f"every provider of {want.model} asks far more than the cap; the cheapest of {len(too_dear)} asks "
+            f"{show_prices(best)} against a cap of {show_prices(policy.max_prices)} (nanoTON per million units); "
+            "raise the price cap or try again later",
+            best=best,
+        )
     scored.sort(key=lambda item: item[0])
     return [candidate for _, candidate in scored[: limits.SHORTLIST]]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import collections
 from random import Random
 
+import pytest
+
 from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
+from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
 from overlay.market.selection import score_nanoton
 from transport.identity import Identity
@@ -69,6 +72,12 @@ def test_every_unit_counts_for_the_cap_even_one_that_no_job_is_expected_to_use()
     assert held.affords(Prices({U: 1000}))
     assert not held.affords(Prices({U: 1000, Unit.REASONING: 1}))
     assert not held.affords(Prices({U: 1001}))
+
+
+def test_when_the_price_rules_everybody_out_the_error_names_the_cheapest():
+    with pytest.raises(TooExpensive, match="completion 1500 against a cap of completion 1000") as caught:
+        shortlist([candidate(0, price=2000), candidate(1, price=1500)], WANT, policy(), Random(1))
+    assert caught.value.best == Prices({U: 1500})
 
 
 def test_an_empty_index_gives_an_empty_shortlist():
