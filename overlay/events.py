@@ -55,3 +55,14 @@ def ton(nanoton: int) -> str:
     whole, fraction = divmod(amount, 1_000_000_000)
     digits = f"{fraction:09d}".rstrip("0")
     return f"{sign}{whole}.{digits or '0'} TON"
+
+
+def prices_text(per_million: Mapping[str, int]) -> str:
+    """A price vector for people, in TON per million units: ``prompt 0.02 · completion 0.06 TON/M``."""
+    shown = [f"{name} {_decimal(price)}" for name, price in per_million.items() if price]
+    return " · ".join(shown) + " TON/M" if shown else "free"
+
+
+def _decimal(nanoton: int) -> str:
+    whole, fraction = divmod(nanoton, 1_000_000_000)
+    return f"{whole}.{f'{fraction:09d}'.rstrip('0') or '0'}"

@@ -4,7 +4,7 @@ The subnet file is one small text that members hand to each other like a passwor
 
     cocoon-subnet: 1
     name: friends
-    id: friends-5f3a9c21d4
+    id: friends-5f3a9c21
     bootstrap: /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…      (any number of lines)
 
     /key/swarm/psk/1.0.0/
@@ -26,8 +26,9 @@ from pathlib import Path
 from overlay.errors import SubnetError
 
 _SWARM_KEY_HEADER = ("/key/swarm/psk/1.0.0/", "/base16/")
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,46}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,14}")
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
+"""An id travels in every capacity record, which has room for 24 characters."""
 MAX_FILE_BYTES = 16_384
 MAX_BOOTSTRAPS = 64
 
@@ -73,8 +74,8 @@ PUBLIC = Subnet("main")
 def create_subnet(name: str, bootstrap: tuple[str, ...], entropy: Callable[[int], bytes]) -> Subnet:
     """Make a private subnet with a fresh key. Raises :class:`SubnetError` for a name that is not a short label."""
     if not _NAME.fullmatch(name):
-        raise SubnetError(f"{name!r} is no subnet name: use up to 31 small letters, digits and hyphens")
-    return Subnet(f"{name}-{entropy(5).hex()}", name, entropy(32), bootstrap)
+        raise SubnetError(f"{name!r} is no subnet name: use up to 15 small letters, digits and hyphens")
+    return Subnet(f"{name}-{entropy(4).hex()}", name, entropy(32), bootstrap)
 
 
 def parse_subnet(text: str, source: str) -> Subnet:

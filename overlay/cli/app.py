@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
 import trio
 import typer
 
@@ -46,18 +45,12 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors are printed, never raised."""
     output = Output("--json" in arguments)
     try:
-        result = typer.main.get_command(app).main(list(arguments), prog_name="cocoon", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return 130
+        typer.main.get_command(app)(list(arguments), prog_name="cocoon")
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
     except BaseException as error:
         return _report(error, output)
+    return 0
 
 
 def _report(error: BaseException, output: Output) -> int:

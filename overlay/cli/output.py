@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from overlay.events import NodeEvent
+from overlay.events import NodeEvent, prices_text
+
+__all__ = ["Output", "prices_text", "short"]
 
 _STYLES = {
     "ready": "bold green",
@@ -108,14 +110,3 @@ class Output:
 def short(peer_id: str) -> str:
     """A peer id for people: its last eight characters, as the first ones are the same for all."""
     return "…" + peer_id[-8:] if len(peer_id) > 12 else peer_id
-
-
-def prices_text(per_million: Mapping[str, int]) -> str:
-    """A price vector for people, in TON per million units: ``prompt 0.02 · completion 0.06 TON/M``."""
-    shown = [f"{name} {_decimal(price)}" for name, price in per_million.items() if price]
-    return " · ".join(shown) + " TON/M" if shown else "free"
-
-
-def _decimal(nanoton: int) -> str:
-    whole, fraction = divmod(nanoton, 1_000_000_000)
-    return f"{whole}.{f'{fraction:09d}'.rstrip('0') or '0'}"

@@ -135,6 +135,26 @@ class JobServer:
             channel.payee.top_up(record.deposit_nanoton)
             return channel
 
+    async def deposit_grew(self, name: str, deposit_nanoton: int) -> None:
+        """The channel holds ``deposit_nanoton`` in all now: its client topped it up."""
+        async with self._loading:
+            channel = self._channels.get(name)
+            if channel is not None:
+                channel.payee.top_up(deposit_nanoton)
+
+    async def freeze(self, name: str) -> bool:
+        """Serve no more jobs on a channel, because it is about to be closed; False, and nothing changed, while some are
+        running. What was written lazily is on the disk on return."""
+        async with self._loading:
+            channel = self._channels.get(name)
+            if channel is not None:
+                if channel.payee.running:
+                    return False
+                channel.payee.stop()
+                del self._channels[name]
+        await self.ledger.flush()
+        return True
+
     def drop(self, name: str) -> None:
         """Forget a channel whose books could not be written: the ledger says what is true the next time."""
         self._channels.pop(name, None)

@@ -1,0 +1,355 @@
+"""A client node: everything that buys, put together behind the gateway's :class:`~overlay.gateway.backend.JobBackend`.
+
+    request → Deals (agreement) → Links (tunnel, channel) → JobClient → events
+
+A job that a provider refuses or loses before anything was delivered goes to another provider; once something was
+delivered, its user is told instead.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import trio
+
+from compute.tasks import ChatRequest, EmbedRequest, Event, Message, Request, Task, TaskError, TranscribeRequest
+from compute.usage import Prices, Usage
+from dht import Directory
+from overlay import views
+from overlay.chain import Chain, open_chain
+from overlay.channels import Payee, PayerDesk
+from overlay.config import Config
+from overlay.control import serve_control
+from overlay.datadir import DataDir
+from overlay.deals import Deal, Deals
+from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
+from overlay.events import EventLog, Observer
+from overlay.gateway import ModelInfo, serve_gateway
+from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, Overcharged
+from overlay.links import Links
+from overlay.market import Buyer, Payer
+from overlay.provider import open_host, tell_host_events
+from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
+from overlay.subnet import Subnet
+from transport.host.interface import Host
+from transport.identity import Identity, PeerId
+from transport.tunnel import TunnelEndpoint
+
+MAX_TRIES = 3
+"""Providers that one job is offered to before its user is told that it failed."""
+
+QUOTE_PROMPT = "How much for an ordinary question?"
+QUOTE_AUDIO_MS = 10_000
+
+
+@dataclass
+class ClientRun:
+    """A running job, as the gateway and the command line see it: iterate for batches of events."""
+
+    run: JobRun
+    deal: Deal
+    model: str
+    task: Task
+    _first: Sequence[Event] | None
+
+    @property
+    def provider(self) -> PeerId:
+        """Who serves it."""
+        return self.deal.link.peer
+
+    @property
+    def relayed(self) -> bool:
+        """Whether a third party carries the encrypted bytes."""
+        return self.deal.link.tunnel.relayed
+
+    @property
+    def prices(self) -> Prices:
+        """The agreed prices."""
+        return self.deal.agreement.body.prices
+
+    @property
+    def usage(self) -> Usage:
+        """What came so far."""
+        return self.run.usage
+
+    @property
+    def paid_nanoton(self) -> int:
+        """What that costs."""
+        return self.run.cost_nanoton
+
+    def __aiter__(self) -> ClientRun:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return list(first)
+        return list(await self.run.__anext__())
+
+
+@dataclass
+class ClientNode:
+    """A running client. Made by :func:`open_client`; implements :class:`~overlay.gateway.backend.JobBackend`."""
+
+    identity: Identity
+    subnet: Subnet
+    chain: Chain
+    ledger: GroupCommit
+    host: Host
+    directory: Directory
+    desk: PayerDesk
+    links: Links
+    deals: Deals
+    log: EventLog
+
+    # ---- jobs ----
+
+    async def models(self) -> list[ModelInfo]:
+        """What can be bought now."""
+        found: dict[str, ModelInfo] = {}
+        for task, model in self.directory.models():
+            offers = [offer for _, _, offer in self.directory.providers(task, model)]
+            if not offers or task not in set(Task):
+                continue
+            asks = [Prices.from_wire(dict(offer.prices)) for offer in offers]
+            ask = min(asks, key=lambda prices: sum(prices.per_million.values()))
+            known = found.get(model)
+            tasks = {Task(task), *(known.tasks if known else ())}
+            providers = max(len(offers), known.providers if known else 0)
+            found[model] = ModelInfo(model, tasks, providers, known.min_ask if known else ask)
+        return list(found.values())
+
+    @asynccontextmanager
+    async def run(self, request: Request) -> AsyncIterator[ClientRun]:
+        """Run one job, with another provider when the first fails before it delivered anything.
+
+        Raises :class:`~overlay.errors.CocoonError`. Leaving the block early cancels the job at the provider.
+        """
+        async with AsyncExitStack() as stack:
+            started = await self._start(request, stack)
+            yield started
+        self._tell_done(started)
+
+    async def _start(self, request: Request, stack: AsyncExitStack) -> ClientRun:
+        for attempt in range(1, MAX_TRIES + 1):
+            deal: Deal | None = None
+            try:
+                deal = await self.deals.get(request)
+                return await self._try(request, deal, stack)
+            except (AgreementEnded, ChannelUnusable) as error:
+                # Nothing is wrong with the provider: a new agreement, or more in the channel, mends it.
+                if deal is not None:
+                    self.deals.ended(request, deal)
+                problem: CocoonError = error
+            except (Overcharged, ProviderGone, Busy, UnknownModel) as error:
+                if deal is None:
+                    raise
+                self.deals.failed(request, deal)
+                problem = error
+            except TaskError as error:
+                raise InvalidRequest(str(error), param=error.param) from error
+            except LedgerError as error:
+                raise CocoonError(f"the ledger: {error}") from error
+            self.log.warning("retry", f"attempt {attempt} failed: {problem}", attempt=attempt)
+        raise problem
+
+    async def _try(self, request: Request, deal: Deal, stack: AsyncExitStack) -> ClientRun:
+        body = deal.agreement.body
+        concrete = request if request.model == body.model else replace(request, model=body.model)
+        async with AsyncExitStack() as attempt:
+            run = await attempt.enter_async_context(deal.link.jobs.run(deal.agreement, deal.link.channel, concrete))
+            # The first events decide whether this provider does it: until then another one can.
+            first = await anext(run, None)
+            stack.push_async_exit(attempt.pop_all())
+        return ClientRun(run, deal, body.model, request.task, first)
+
+    def _tell_done(self, run: ClientRun) -> None:
+        ask = run.deal.ask.cost_nanoton(run.usage)
+        self.log.info(
+            "job_done", f"{run.task} by …{run.provider[-8:]}: {run.paid_nanoton} nanoTON",
+            task=run.task.value, model=run.model, provider=run.provider, units=run.usage.to_wire(),
+            prices=run.prices.to_wire(), ask_nanoton=ask, paid_nanoton=run.paid_nanoton, relayed=run.relayed,
+        )  # fmt: skip
+
+    async def quotes(self, task: Task, model: str) -> list[dict[str, Any]]:
+        """For `cocoon quote`: binding quotes, none accepted."""
+        found = await self.deals.quotes(task, model, _sample_request(task, model))
+        return [
+            {
+                "provider": offer.provider,
+                "model": name,
+                "prices": offer.quote.prices.to_wire(),
+                "start_ms": offer.quote.start_ms,
+                "sample_nanoton": offer.cost_nanoton,
+                "note": f"{offer.cost_nanoton} nanoTON for a typical job",
+            }
+            for offer, name in found
+        ]
+
+    # ---- money ----
+
+    async def open_channel(self, provider: str, deposit_nanoton: int | None) -> dict[str, Any]:
+        """Open a channel ahead of the first job: agree with that provider on anything it sells, then fund it."""
+        record = self.directory.index.get(PeerId(provider), time.time())
+        if record is None:
+            await self.directory.wait_for_providers("chat", timeout_s=5.0)
+            record = self.directory.index.get(PeerId(provider), time.time())
+        if record is None or not record.offers:
+            raise ConfigError(f"no offer of {provider} is known; `cocoon quote` lists who sells what")
+        offer = record.offers[0]
+        quotes = await self.deals.quotes(Task(offer.task), offer.model, _sample_request(Task(offer.task), offer.model))
+        quote = next((q.quote for q, _ in quotes if q.provider == provider), None)
+        if quote is None:
+            raise ProviderGone(f"the provider {provider} gives no quote now; try again later")
+        payee = Payee(PeerId(provider), quote.payee_address, quote.payee_key, record.host_addrs)
+        channel = await self.desk.ensure(
+            payee, spendable_nanoton=deposit_nanoton or 1, min_deposit_nanoton=quote.min_deposit_nanoton
+        )
+        return {"channel": channel.channel, "deposit_nanoton": channel.deposit_nanoton}
+
+    async def settle(self, arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon channel settle`: close one or all channels together with their providers."""
+        return await self._end(arguments.get("channel"), together=True)
+
+    async def leave(self, arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon channel exit`: leave one channel alone."""
+        return await self._end(arguments["channel"], together=False)
+
+    async def _end(self, channel: str | None, *, together: bool) -> list[dict[str, Any]]:
+        done = []
+        for record, _terms in await self.desk.live():
+            if channel not in (None, record.channel):
+                continue
+            link = self.links.of(record.channel)
+            if link is not None:
+                with trio.move_on_after(10.0):
+                    await link.channel.settled()
+            known = self.directory.index.get(PeerId(record.peer), time.time())
+            addrs = known.host_addrs if known else ()
+            if together:
+                ended = await self.desk.close_together(record.channel, addrs)
+            else:
+                ended = await self.desk.leave(record.channel)
+            if link is not None:
+                self.links.drop(link)
+            done.append(
+                {
+                    "action": ended.action,
+                    "channel": ended.channel,
+                    "peer": ended.peer,
+                    "tx": ended.transaction,
+                    "paid_nanoton": ended.paid_nanoton,
+                    "refund_nanoton": ended.refund_nanoton,
+                    "fee_nanoton": ended.fee_nanoton,
+                    "text": ended.text,
+                }
+            )
+        if channel is not None and not done:
+            raise ConfigError(f"there is no live channel {channel}; `cocoon channel list` shows them")
+        return done
+
+    async def wallet(self, _arguments: Mapping[str, Any]) -> Any:
+        """The wallet's address and balance."""
+        return await views.wallet(self.chain)
+
+    async def list_channels(self, _arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon channel list`."""
+        return await views.channels(self.ledger)
+
+
+def _sample_request(task: Task, model: str) -> Request:
+    match task:
+        case Task.TRANSCRIBE:
+            return TranscribeRequest(model, b"", QUOTE_AUDIO_MS)
+        case Task.EMBED:
+            return EmbedRequest(model, [QUOTE_PROMPT])
+        case _:
+            return ChatRequest(model, [Message("user", QUOTE_PROMPT)])
+
+
+@asynccontextmanager
+async def open_client(
+    config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], observer: Observer
+) -> AsyncIterator[ClientNode]:
+    """Run a client for the length of the block; leaving it pays every provider what is owed.
+
+    Raises :class:`~overlay.errors.CocoonError` when it cannot start.
+    """
+    log = EventLog(observer, time.time)
+    identity = data_dir.identity()
+    rng = random.SystemRandom()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        chain = await enter(open_chain(config, data_dir, log, may_start_devnet=False))
+        ledger = await enter(open_ledger(data_dir.ledger_path))
+        host = await enter(open_host(config, identity, subnet, bootstrap, log, listen=False))
+        directory = await enter(Directory(host, identity, subnet.id))
+        desk = PayerDesk(
+            chain, ledger, host, subnet.id, log, time.time, secrets.randbelow, config.ton.deposit_nanoton,
+            config.ton.channel_lifetime_s, config.ton.challenge_period_s,
+        )  # fmt: skip
+        await desk.recover()
+        nursery = await enter(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        endpoint = TunnelEndpoint.of(identity, subnet=subnet.id, psk=subnet.tunnel_psk)
+        links = Links(
+            identity, endpoint, chain, ledger, AgreementBook(ledger), desk, directory, nursery, log,
+            lambda: int(time.time()), os.urandom,
+        )  # fmt: skip
+        payer = Payer(address=chain.account.address, key=chain.channel_key)
+        buyer = Buyer(identity, subnet.id, payer, chain.client.network_id)
+        deals = Deals(
+            host, directory, buyer, config.market, config.ton.deposit_nanoton, links, nursery, log, time.time, rng
+        )
+        nursery.start_soon(tell_host_events, host, log)
+        try:
+            yield ClientNode(identity, subnet, chain, ledger, host, directory, desk, links, deals, log)
+        finally:
+            with trio.CancelScope(shield=True):
+                await links.settle_up()
+
+
+async def run_gateway(
+    config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], observer: Observer, token: str | None
+) -> None:
+    """`cocoon gateway run`: until SIGINT or SIGTERM."""
+    async with AsyncExitStack() as stack:
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
+        client = await stack.enter_async_context(open_client(config, data_dir, subnet, bootstrap, observer))
+        stopping = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def serve(task_status: trio.TaskStatus[int]) -> None:
+                await serve_gateway(
+                    client, config.gateway.host, config.gateway.port, token=token, shutdown_trigger=stopping.wait,
+                    task_status=task_status,
+                )  # fmt: skip
+                nursery.cancel_scope.cancel()
+
+            port = await nursery.start(serve)
+            url = f"http://{config.gateway.host}:{port}"
+
+            async def where(_arguments: Mapping[str, Any]) -> Any:
+                return {"url": url, "token": token}
+
+            commands = {
+                "wallet": client.wallet, "channels": client.list_channels, "settle": client.settle,
+                "exit": client.leave, "gateway": where,
+            }  # fmt: skip
+            await nursery.start(serve_control, data_dir.path, commands)
+            client.log.info(
+                "ready", f"ready: {url}/v1 speaks OpenAI's API (OPENAI_BASE_URL={url}/v1)",
+                url=url, peer_id=client.identity.peer_id, wallet=client.chain.account.address, subnet=subnet.id,
+            )  # fmt: skip
+            async for _ in signals:
+                client.log.info("draining", "stopping: running answers have a few seconds to finish")
+                stopping.set()
+    client.log.info("stopped", "stopped; channels stay open for the next time")

@@ -1,0 +1,298 @@
+"""Standing agreements: for each (task, model) one that jobs can start under, renewed before it runs out.
+
+The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. When a provider
+fails, it is left out for a while and the next negotiation finds another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from random import Random
+
+import trio
+
+from compute.estimate import estimate_usage
+from compute.tasks import ChatRequest, CompletionRequest, Request, Task
+from compute.usage import Prices, Unit, Usage
+from dht import CapacityRecord, Directory, Offer
+from overlay.config import MarketSection
+from overlay.errors import NoProvider, UnknownModel
+from overlay.events import EventLog, prices_text
+from overlay.links import Link, Links
+from overlay.market import (
+    Agreed,
+    Agreement,
+    Asked,
+    Buyer,
+    Candidate,
+    ClientPolicy,
+    Countered,
+    Declined,
+    Quoted,
+    Tier,
+    Trace,
+    Want,
+    collect_quotes,
+    negotiate,
+    shortlist,
+)
+from overlay.market import Offer as QuotedOffer
+from transport.host.interface import Host
+from transport.identity import PeerId
+
+AUTO = "auto"
+"""The model name that leaves the choice to us."""
+
+TYPICAL_COMPLETION_TOKENS = 256
+"""What an answer is expected to have when the request names no limit: for ranking quotes, never for money."""
+
+PROMPT_BYTES_PER_TOKEN = 3
+"""The same for prompts."""
+
+FAILED_FOR_S = 30.0
+"""A provider that failed a job is left out of negotiations this long."""
+
+RENEW_AT = 0.3
+"""An agreement with less than this share of its time left is renewed in the background."""
+
+FIRST_OFFERS_S = 5.0
+"""A client that has just started waits this long for the first offer."""
+
+MORE_OFFERS_S = 0.4
+"""… and this much longer for others to compare it with."""
+
+LATER_OFFERS_S = 0.5
+"""A client that has been up for a while knows the market: who is not there yet will not be in a moment."""
+
+MAX_DEALS = 256
+"""Standing agreements kept: (task, model) pairs a client really uses."""
+
+_Row = tuple[PeerId, CapacityRecord, Offer]
+
+
+@dataclass
+class Deal:
+    """An agreement, the link to its provider, and what the provider asked in public when it was made."""
+
+    agreement: Agreement
+    link: Link
+    ask: Prices
+    ends_at: float
+    """When no job should start under it any more, by trio's clock."""
+    renew_at: float
+    renewing: bool = False
+
+
+@dataclass
+class Deals:
+    """See the module's docstring. ``clock`` gives Unix seconds; ``rng`` makes nonces and shortlists."""
+
+    host: Host
+    directory: Directory
+    buyer: Buyer
+    market: MarketSection
+    max_amount_nanoton: int
+    links: Links
+    nursery: trio.Nursery
+    log: EventLog
+    clock: Callable[[], float]
+    rng: Random
+    _deals: dict[tuple[Task, str], Deal] = field(default_factory=dict)
+    _locks: dict[tuple[Task, str], trio.Lock] = field(default_factory=dict)
+    _failed: dict[PeerId, float] = field(default_factory=dict)
+    _started_at: float = field(default_factory=trio.current_time)
+
+    async def get(self, request: Request) -> Deal:
+        """An agreement for ``request`` with a working link, at once when there is one.
+
+        Raises :class:`~overlay.errors.CocoonError`.
+        """
+        key = (request.task, request.model)
+        deal = self._usable(key)
+        if deal is None:
+            if len(self._locks) > MAX_DEALS:
+                self._locks = {k: lock for k, lock in self._locks.items() if lock.locked()}
+            async with self._locks.setdefault(key, trio.Lock()):
+                deal = self._usable(key) or await self._make(key, request)
+        elif trio.current_time() >= deal.renew_at and not deal.renewing:
+            deal.renewing = True
+            self.nursery.start_soon(self._renew, key, request)
+        # The common case: the link is up and the channel can pay.
+        deal.link = await self.links.get(deal.agreement.body, self._most(request, deal.agreement))
+        return deal
+
+    def failed(self, request: Request, deal: Deal) -> None:
+        """``deal``'s provider failed a job: look for another one for a while."""
+        self._failed[deal.link.peer] = trio.current_time() + FAILED_FOR_S
+        self.ended(request, deal)
+
+    def ended(self, request: Request, deal: Deal) -> None:
+        """``deal`` is used up, or its provider does not know it any more."""
+        if self._deals.get((request.task, request.model)) is deal:
+            del self._deals[request.task, request.model]
+
+    async def quotes(self, task: Task, model: str, request: Request) -> list[tuple[QuotedOffer, str]]:
+        """Binding quotes for a job like ``request``, best first, none of them accepted; each with its model."""
+        rows = self._of_one_model(await self._rows(task, model), request)
+        want = self._want(request, rows[0][2].model)
+        found = await collect_quotes(
+            self.host, self.buyer, self._shortlist(rows, want), want, self._policy(), clock=self.clock, rng=self.rng,
+            observer=self._observer(task),
+        )  # fmt: skip
+        return [(offer, want.model) for offer in found]
+
+    # ---- making one ----
+
+    def _usable(self, key: tuple[Task, str]) -> Deal | None:
+        deal = self._deals.get(key)
+        if deal is None or trio.current_time() >= deal.ends_at or not deal.link.works:
+            return None
+        return deal
+
+    async def _make(self, key: tuple[Task, str], request: Request) -> Deal:
+        task, model = key
+        rows = self._of_one_model(await self._rows(task, model), request)
+        want = self._want(request, rows[0][2].model)
+        agreement = await negotiate(
+            self.host, self.buyer, self._shortlist(rows, want), want, self._policy(), clock=self.clock, rng=self.rng,
+            observer=self._observer(task),
+        )  # fmt: skip
+        body = agreement.body
+        try:
+            link = await self.links.get(body, self._most(request, agreement))
+        except NoProvider:
+            raise
+        except Exception:
+            self._failed[body.provider] = trio.current_time() + FAILED_FOR_S
+            raise
+        lasts_s = (body.valid_until_ms / 1000) - self.clock()
+        now = trio.current_time()
+        asks = next((offer for peer, _, offer in rows if peer == body.provider), None)
+        ask = body.prices if asks is None else Prices.from_wire(dict(asks.prices))
+        # A second of margin at the end: the provider's clock decides whether a job is admitted.
+        deal = Deal(agreement, link, ask, now + lasts_s - 1.0, now + lasts_s * (1 - RENEW_AT))
+        if len(self._deals) >= MAX_DEALS:
+            self._deals.pop(next(iter(self._deals)))
+        self._deals[key] = deal
+        return deal
+
+    async def _renew(self, key: tuple[Task, str], request: Request) -> None:
+        try:
+            await self._make(key, request)
+        except Exception as error:
+            # The old one still stands for a while; the next job negotiates in the foreground and tells its user.
+            self.log.warning("renewal", f"the agreement for {key[1]} could not be renewed: {error}")
+
+    async def _rows(self, task: Task, model: str) -> list[_Row]:
+        """Who offers it, not counting those that failed a moment ago; waits for first offers when we are new."""
+        fresh = trio.current_time() - self._started_at < FIRST_OFFERS_S
+        wanted = None if model == AUTO else model
+        tier = self.market.tier
+        known = self.directory.providers(task, wanted, tier)
+        if not known:
+            timeout = FIRST_OFFERS_S if fresh else LATER_OFFERS_S
+            await self.directory.wait_for_providers(task, wanted, tier, timeout_s=timeout)
+        if fresh:
+            await trio.sleep(MORE_OFFERS_S)
+        now = trio.current_time()
+        self._failed = {peer: until for peer, until in self._failed.items() if until > now}
+        rows = self.directory.providers(task, wanted, tier)
+        usable = [row for row in rows if row[0] not in self._failed]
+        if usable:
+            return usable
+        raise self._nobody(task, model, failed=len(rows))
+
+    def _nobody(self, task: Task, model: str, *, failed: int) -> Exception:
+        if failed:
+            return NoProvider(
+                f"all {failed} providers of {model} failed a moment ago; try again in {FAILED_FOR_S:.0f} s, or add others "
+                "with --bootstrap"
+            )
+        others = sorted({name for kind, name in self.directory.models() if kind == task})
+        if others and model != AUTO:
+            return UnknownModel(model, f"nobody offers the model {model!r} for {task}; on offer: {', '.join(others)}")
+        if not self.host.peers():
+            return NoProvider(
+                "this node is connected to nobody: name a peer with --bootstrap, or start a provider on this machine "
+                "with `cocoon node run`"
+            )
+        return NoProvider(f"nobody in this network offers {task} now; try again later, or sell it: `cocoon node run`")
+
+    def _of_one_model(self, rows: list[_Row], request: Request) -> list[_Row]:
+        """The rows of one model: for `auto`, the one whose cheapest provider asks least for a job like this."""
+        if request.model != AUTO:
+            return rows
+
+        def cost(row: _Row) -> int:
+            usage = expected_usage(request)
+            return Prices.from_wire(dict(row[2].prices)).cost_nanoton(usage)
+
+        best = min(rows, key=lambda row: (cost(row), row[2].model))[2].model
+        return [row for row in rows if row[2].model == best]
+
+    def _shortlist(self, rows: Iterable[_Row], want: Want) -> list[Candidate]:
+        candidates = [
+            Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, o.units_per_s, record.host_addrs)
+            for peer, record, o in rows
+        ]
+        return shortlist(candidates, want, self._policy(), self.rng)
+
+    def _want(self, request: Request, model: str) -> Want:
+        return Want(
+            request.task, model, expected_usage(request), self.max_amount_nanoton, Tier(self.market.tier),
+            self.market.agreement_s * 1000,
+        )  # fmt: skip
+
+    def _policy(self) -> ClientPolicy:
+        market = self.market
+        caps = {
+            Unit.PROMPT: market.max_prompt, Unit.CACHED: market.max_prompt, Unit.COMPLETION: market.max_completion,
+            Unit.REASONING: market.max_completion, Unit.AUDIO_MS: market.max_audio_ms,
+            Unit.EMBEDDING: market.max_embedding,
+        }  # fmt: skip
+        return ClientPolicy(Prices(caps), market.value_of_time_nanoton_per_s)
+
+    @staticmethod
+    def _most(request: Request, agreement: Agreement) -> int:
+        return agreement.body.prices.cost_nanoton(estimate_usage(request))
+
+    # ---- telling ----
+
+    def _observer(self, task: Task) -> Callable[[Trace], None]:
+        def tell(event: Trace) -> None:
+            match event:
+                case Asked(provider, asks, cost):
+                    text = f"asking …{provider[-8:]}, which asks {prices_text(asks.to_wire())}"
+                    self.log.info("asked", text, provider=provider, prices=asks.to_wire(), cost_nanoton=cost)
+                case Quoted(provider, prices, start_ms, cost, last_word):
+                    word = "its last word" if last_word else "quotes"
+                    self.log.info(
+                        "quoted", f"…{provider[-8:]} {word} {prices_text(prices.to_wire())}, starting in {start_ms} ms",
+                        provider=provider, prices=prices.to_wire(), start_ms=start_ms, cost_nanoton=cost,
+                        last_word=last_word,
+                    )  # fmt: skip
+                case Declined(provider, reason, explanation):
+                    text = f"…{provider[-8:]} declines: {explanation}"
+                    self.log.info("declined", text, provider=provider, reason=str(reason))
+                case Countered(provider, prices, cost):
+                    text = f"countering …{provider[-8:]} with {prices_text(prices.to_wire())}"
+                    self.log.info("countered", text, provider=provider, prices=prices.to_wire(), cost_nanoton=cost)
+                case Agreed(agreement):
+                    body = agreement.body
+                    text = f"agreed with …{body.provider[-8:]} on {prices_text(body.prices.to_wire())} for {body.model}"
+                    self.log.info(
+                        "agreed", text, provider=body.provider, task=str(task), model=body.model,
+                        prices=body.prices.to_wire(), agreement=agreement.id.hex(),
+                    )  # fmt: skip
+
+        return tell
+
+
+def expected_usage(request: Request) -> Usage:
+    """What a job like this is likely to use: for ranking offers."""
+    most = estimate_usage(request)
+    if not isinstance(request, (ChatRequest, CompletionRequest)):
+        return most
+    answer = min(request.sampling.max_tokens or TYPICAL_COMPLETION_TOKENS, TYPICAL_COMPLETION_TOKENS)
+    return Usage({Unit.PROMPT: max(1, most.get(Unit.PROMPT) // PROMPT_BYTES_PER_TOKEN), Unit.COMPLETION: answer})

@@ -1,0 +1,189 @@
+"""One link for each provider in use: the tunnel, the payment channel on it, and the jobs that run through both.
+
+A link is made on first use, kept while the tunnel lives, and made anew when it is asked for again. It runs in a task of
+its own, so that whoever asked for it may go away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from dht import CapacityRecord, Directory
+from overlay.chain import Chain
+from overlay.channels import Payee, PayerDesk
+from overlay.errors import ProviderGone
+from overlay.events import EventLog
+from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, load_payer_channel, open_job_client
+from overlay.market import AgreementBody
+from overlay.settlement import ChannelTerms, Voucher
+from overlay.settlement.ledger import ChannelRecord, GroupCommit
+from transport.identity import Identity, PeerId
+from transport.tunnel import Tunnel, TunnelEndpoint, TunnelError, dial
+
+DIAL_S = 5.0
+"""For one address: a provider behind a dead one has others."""
+
+SETTLE_UP_S = 10.0
+"""How long leaving waits for the last voucher to be acknowledged."""
+
+
+@dataclass
+class Link:
+    """A working connection to one provider. ``record`` is the channel that pays it."""
+
+    peer: PeerId
+    tunnel: Tunnel
+    jobs: JobClient
+    channel: ChannelClient
+    record: ChannelRecord
+    addr: str
+    scope: trio.CancelScope
+
+    @property
+    def works(self) -> bool:
+        """Whether jobs can start on it."""
+        return self.tunnel.closed is None and self.channel.broken is None and not self.scope.cancel_called
+
+
+@dataclass
+class Links:
+    """All links of a client. ``nursery`` runs them."""
+
+    identity: Identity
+    endpoint: TunnelEndpoint
+    chain: Chain
+    ledger: GroupCommit
+    book: AgreementBook
+    desk: PayerDesk
+    directory: Directory
+    nursery: trio.Nursery
+    log: EventLog
+    now_s: Callable[[], int]
+    random_bytes: Callable[[int], bytes]
+    _links: dict[PeerId, Link] = field(default_factory=dict)
+    _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
+    _machines: dict[str, PayerChannel] = field(default_factory=dict)
+
+    async def get(self, body: AgreementBody, spendable_nanoton: int) -> Link:
+        """The link to an agreement's provider, with a channel that can pay ``spendable_nanoton`` more.
+
+        Raises :class:`~overlay.errors.CocoonError`: the provider cannot be reached, or the money does not suffice.
+        """
+        peer = body.provider
+        link = self._links.get(peer)
+        if link is not None and link.works and link.channel.payer.account.left_nanoton >= spendable_nanoton:
+            return link
+        async with self._locks.setdefault(peer, trio.Lock()):
+            link = self._links.get(peer)
+            if link is None or not link.works:
+                record = self._record_of(peer)
+                channel = await self._channel(body, record, spendable_nanoton)
+                link = self._links[peer] = await self.nursery.start(self._run, peer, record, channel)
+            elif link.channel.payer.account.left_nanoton < spendable_nanoton:
+                channel = await self._channel(body, self._record_of(peer), spendable_nanoton)
+                if channel.channel != link.record.channel:
+                    raise ProviderGone("the channel to this provider is being replaced; try again in a moment")
+                link.channel.payer.account.top_up(channel.deposit_nanoton)
+            return link
+
+    def of(self, channel: str) -> Link | None:
+        """The working link that uses a channel."""
+        return next((k for k in self._links.values() if k.record.channel == channel and k.works), None)
+
+    def drop(self, link: Link) -> None:
+        """Close a link: its channel ends, or its provider is not to be used."""
+        link.scope.cancel()
+        self._machines.pop(link.record.channel, None)
+
+    async def settle_up(self) -> None:
+        """Pay every provider what is owed, to the last nanoTON: before leaving."""
+        with trio.move_on_after(SETTLE_UP_S):
+            async with trio.open_nursery() as nursery:
+                for link in self._links.values():
+                    if link.works:
+                        nursery.start_soon(link.channel.settled)
+
+    def _record_of(self, peer: PeerId) -> CapacityRecord:
+        known = self.directory.index.get(peer, self.now_s())
+        if known is None:
+            raise ProviderGone(f"the provider …{peer[-8:]} has withdrawn its offer")
+        return known
+
+    async def _channel(self, body: AgreementBody, record: CapacityRecord, spendable: int) -> ChannelRecord:
+        payee = Payee(body.provider, body.payee_address, body.payee_key, record.host_addrs)
+        return await self.desk.ensure(payee, spendable_nanoton=spendable, min_deposit_nanoton=body.min_deposit_nanoton)
+
+    async def _run(
+        self,
+        peer: PeerId,
+        record: CapacityRecord,
+        channel: ChannelRecord,
+        *,
+        task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run one link until its tunnel closes. Errors before it works go to whoever asked for it."""
+        tunnel, addr = await self._dial(peer, record)
+        with trio.CancelScope() as scope:
+            async with (
+                tunnel,
+                open_job_client(
+                    tunnel, identity=self.identity, ledger=self.ledger, book=self.book, now_s=self.now_s,
+                    random_bytes=self.random_bytes,
+                ) as jobs,
+            ):  # fmt: skip
+                machine = await self._machine(channel)
+                attached = await jobs.attach(machine)
+                link = Link(peer, tunnel, jobs, attached, channel, addr, scope)
+                stats = tunnel.stats()
+                path = "relayed" if stats.relayed else "direct"
+                self.log.info(
+                    "tunnel", f"tunnel to …{peer[-8:]} at {addr} ({stats.pattern}, {path})",
+                    provider=peer, addr=addr, pattern=stats.pattern, relayed=stats.relayed,
+                )  # fmt: skip
+                task_status.started(link)
+                async for stream in tunnel.incoming():
+                    stream.reset(reason="a client serves nothing")
+        if tunnel.closed is not None and not tunnel.closed.clean:
+            self.log.warning("tunnel_lost", f"the tunnel to …{peer[-8:]} broke: {tunnel.closed.reason}", provider=peer)
+
+    async def _dial(self, peer: PeerId, record: CapacityRecord) -> tuple[Tunnel, str]:
+        failures = []
+        for addr in record.tunnel_addrs:
+            try:
+                tunnel = await dial(self.endpoint, addr, peer, static_key=record.noise_key, deadline_s=DIAL_S)
+            except TunnelError as error:
+                failures.append(str(error))
+            else:
+                return tunnel, addr
+        reason = "; ".join(failures) or "it published no tunnel address"
+        raise ProviderGone(f"no tunnel to the provider …{peer[-8:]}: {reason}")
+
+    async def _machine(self, record: ChannelRecord) -> PayerChannel:
+        machine = self._machines.get(record.channel)
+        if machine is None:
+            terms = ChannelTerms.from_bytes(record.terms)
+
+            def voucher(seq: int, amount_nanoton: int) -> Voucher:
+                return Voucher(record.channel, terms.network_id, seq, amount_nanoton)
+
+            def sign(seq: int, amount_nanoton: int) -> bytes:
+                self.log.info(
+                    "voucher", f"voucher {seq} to …{record.peer[-8:]}: {amount_nanoton} nanoTON in all",
+                    provider=record.peer, channel=record.channel, seq=seq, amount_nanoton=amount_nanoton,
+                )  # fmt: skip
+                return voucher(seq, amount_nanoton).sign(self.chain.channel_seed)
+
+            def verify(seq: int, amount_nanoton: int, signature: bytes) -> bool:
+                return voucher(seq, amount_nanoton).verify(terms.payer_key, signature)
+
+            machine = await load_payer_channel(
+                self.ledger, record.channel, identity=self.identity, sign_voucher=sign, verify_voucher=verify
+            )
+            self._machines[record.channel] = machine
+        return machine
+
+
+__all__ = ["Link", "Links"]

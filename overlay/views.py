@@ -1,0 +1,163 @@
+"""What commands show of a running node, as plain JSON values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from compute.engines.base import Capability
+from compute.scheduler import Load
+from compute.tasks import Task
+from dht import Directory, Offer
+from overlay.chain import Chain
+from overlay.channels.payee import Held
+from overlay.config import Config
+from overlay.events import prices_text, ton
+from overlay.settlement import ChannelTerms
+from overlay.settlement.chain import TxResult
+from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, Store
+from transport.host.interface import Host
+
+_WILDCARD = "/ip4/0.0.0.0/"
+
+
+def selling(
+    offers: Iterable[Offer],
+    capabilities: Mapping[tuple[Task, str], Capability],
+    loads: Mapping[tuple[Task, str], Load],
+) -> list[dict[str, Any]]:
+    """What a provider sells now."""
+    rows = []
+    for offer in offers:
+        key = (Task(offer.task), offer.model)
+        rows.append(
+            {
+                "task": offer.task,
+                "model": offer.model,
+                "tier": offer.tier,
+                "prices": dict(offer.prices),
+                "price": prices_text(offer.prices),
+                "busy": loads[key].busy,
+                "slots": loads[key].slots,
+                "queued": loads[key].queued,
+                "note": capabilities[key].note,
+            }
+        )
+    return rows
+
+
+def peers(host: Host, directory: Directory) -> dict[str, Any]:
+    """Who is connected, and what is known to be on offer."""
+    connected = [
+        {"peer_id": p.peer_id, "addr": p.addr, "inbound": p.inbound, "relayed": p.relayed} for p in host.peers()
+    ]
+    offers = []
+    for task, model in directory.models():
+        for peer_id, _record, offer in directory.providers(task, model):
+            offers.append(
+                {
+                    "peer_id": peer_id,
+                    "task": task,
+                    "model": model,
+                    "tier": offer.tier,
+                    "prices": dict(offer.prices),
+                    "busy": offer.busy,
+                    "slots": offer.slots,
+                }
+            )
+    return {"peers": connected, "offers": offers}
+
+
+async def wallet(chain: Chain) -> dict[str, Any]:
+    """Address and balance."""
+    return {
+        "address": chain.account.wallet.friendly_address(),
+        "raw_address": chain.account.address,
+        "network": chain.network,
+        "balance_nanoton": await chain.account.balance_nanoton(),
+    }
+
+
+async def earnings(ledger: GroupCommit) -> dict[str, int]:
+    """A provider's sums over all its channels, in nanoTON."""
+
+    def read(store: Store) -> dict[str, int]:
+        sums = [store.at_risk(record.channel) for record in store.channels(role=Role.PAYEE)]
+        return {
+            "earned_nanoton": sum(s.promised_nanoton for s in sums),
+            "claimed_nanoton": sum(s.paid_nanoton for s in sums),
+            "at_risk_nanoton": sum(s.unpaid_nanoton for s in sums),
+        }
+
+    return await ledger.run(read)
+
+
+async def channels(ledger: GroupCommit) -> list[dict[str, Any]]:
+    """Every channel of the ledger, newest first."""
+    return await ledger.run(channel_rows)
+
+
+def channel_rows(store: Store) -> list[dict[str, Any]]:
+    """The same, from an open store."""
+    return [_channel(store, record) for record in store.channels()]
+
+
+def _channel(store: Store, record: ChannelRecord) -> dict[str, Any]:
+    sums = store.at_risk(record.channel)
+    expiry = ChannelTerms.from_bytes(record.terms).expiry_s
+    at_risk = sums.unpaid_nanoton if record.role is Role.PAYEE else sums.prepaid_nanoton
+    return {
+        "channel": record.channel,
+        "role": record.role.value,
+        "peer": record.peer,
+        "status": record.status.value,
+        "deposit_nanoton": record.deposit_nanoton,
+        "owed_nanoton": sums.owed_nanoton,
+        "voucher_nanoton": sums.promised_nanoton,
+        "paid_nanoton": record.paid_nanoton,
+        "at_risk_nanoton": at_risk,
+        "expires": time.strftime("%Y-%m-%d %H:%M", time.localtime(expiry)),
+        "expires_at": expiry,
+    }
+
+
+def claimed(held: Held, result: TxResult) -> dict[str, Any]:
+    """One claim of a provider."""
+    assert held.voucher is not None
+    total = held.voucher.amount_nanoton
+    gained = total - held.record.paid_nanoton
+    return {
+        "action": "closed" if result.state.status == "closed" else "claimed",
+        "channel": held.record.channel,
+        "peer": held.record.peer,
+        "gained_nanoton": gained,
+        "paid_nanoton": total,
+        "fee_nanoton": result.fee_nanoton,
+        "transaction": result.hash,
+        "text": f"{ton(gained)}, transaction {result.hash}",
+    }
+
+
+def reachable(addrs: Sequence[str], host_addrs: Sequence[str]) -> list[str]:
+    """Tunnel addresses to publish: a listener on every interface is reachable wherever the control plane is."""
+    found: list[str] = []
+    for addr in addrs:
+        if not addr.startswith(_WILDCARD):
+            found.append(addr)
+            continue
+        port = addr.rpartition("/")[2]
+        found.extend("/".join([*host_addr.split("/")[:3], "tcp", port]) for host_addr in host_addrs)
+    return list(dict.fromkeys(found))
+
+
+def local_addrs(host_addrs: Sequence[str], config: Config) -> list[str]:
+    """The control plane's addresses for neighbours on this machine: loopback, where we listen on every interface."""
+    everywhere = {a.rpartition("/")[2] for a in config.node.listen if a.startswith(_WILDCARD)}
+    found = []
+    for addr in host_addrs:
+        parts = addr.split("/")
+        if everywhere and parts[1] == "ip4":
+            parts[2] = "127.0.0.1"
+        found.append("/".join(parts))
+    return list(dict.fromkeys(found))
