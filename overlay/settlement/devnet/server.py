@@ -96,10 +96,13 @@ class Devnet:
             await tvm.set_config(config)
             devnet = cls(tvm, config, clock, random_bytes(32))
             devnet._host = host
+            # The ports are taken before the nursery opens, so that a busy one is a plain OSError.
+            lite, devnet.port = await _listen(host, port)
+            faucet, devnet.faucet_port = await _listen(host, faucet_port, also_close=lite)
             async with trio.open_nursery() as nursery:
-                devnet.port = await _listen(nursery, host, port, partial(devnet._connection, random_bytes))
-                faucet = partial(serve_faucet, devnet=devnet)
-                devnet.faucet_port = await _listen(nursery, host, faucet_port, partial(devnet._bounded, faucet))
+                nursery.start_soon(trio.serve_listeners, partial(devnet._connection, random_bytes), lite)
+                give = partial(devnet._bounded, partial(serve_faucet, devnet=devnet))
+                nursery.start_soon(trio.serve_listeners, give, faucet)
                 nursery.start_soon(devnet._heartbeat, heartbeat_s)
                 yield devnet
                 nursery.cancel_scope.cancel()
@@ -184,14 +187,17 @@ class Devnet:
         await self._bounded(partial(_serve_client, self._key, self._server, random_bytes), stream)
 
 
-async def _listen(nursery: trio.Nursery, host: str, port: int, handler: Callable[[trio.SocketStream], Any]) -> int:
+async def _listen(
+    host: str, port: int, *, also_close: list[trio.SocketListener] | None = None
+) -> tuple[list[trio.SocketListener], int]:
+    """Open a port; returns its listeners and its number. ``also_close`` is closed when that fails."""
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
+        for listener in also_close or []:
+            await listener.aclose()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from error
-    nursery.start_soon(trio.serve_listeners, handler, listeners)
-    number: int = listeners[0].socket.getsockname()[1]
-    return number
+    return listeners, listeners[0].socket.getsockname()[1]
 
 
 async def _serve_client(
