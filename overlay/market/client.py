@@ -300,8 +300,8 @@ def _nobody(current: _Round) -> NoProvider:
         assert quote is not None
         return TooExpensive(
             f"every provider of {current.want.model} asks more than the cap; the cheapest of {len(too_dear)} quotes is "
-            f"{show_prices(quote.prices)} against a cap of {show_prices(current.policy.max_prices)} (nanoTON per million "
-            "units); raise the price cap or try again later",
+            f"{show_prices(quote.prices)} against a cap of {show_prices(current.policy.max_prices)} (nanoTON per "
+            "million units); raise the price cap or try again later",
             best=quote.prices,
         )
     reasons = "; ".join(

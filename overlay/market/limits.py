@@ -10,8 +10,8 @@ MAX_MESSAGE_BYTES = 8192
 MAX_AGREEMENT_BYTES = 2048
 """Two peer ids, a model name, six prices and two addresses come to about 900 bytes."""
 
-MAX_MODEL_CHARS = 128
-"""Longer than any model name on the public hubs (96 characters)."""
+MAX_MODEL_CHARS = 200
+"""What a request may name (compute's limit): longer than any model name on the public hubs (96 characters)."""
 
 MAX_SUBNET_CHARS = 64
 """A subnet id is short: it is part of every protocol id and topic name."""

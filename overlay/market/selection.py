@@ -99,7 +99,7 @@ def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy,
 
     Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
     than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd. Empty when there
-    is nobody. Raises :class:`~overlay.errors.TooExpensive` when there are providers and the price rules all of them out.
+    is nobody. Raises :class:`~overlay.errors.TooExpensive` when there are providers and the price rules out all.
     """
     admitted = [c for c in candidates if policy.admits(c.provider)]
     sample = rng.sample(admitted, min(limits.SAMPLE, len(admitted)))
