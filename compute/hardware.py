@@ -63,7 +63,7 @@ def _cpu_name() -> str:
 def _gpus() -> tuple[tuple[Gpu, ...], str]:
     """NVIDIA's cards by its library (package ``nvidia-ml-py``), else by ``nvidia-smi``."""
     try:
-        import pynvml
+        import pynvml  # type: ignore[import-not-found]  # optional: nvidia-ml-py
     except ImportError:
         return _gpus_by_smi()
     try:
@@ -90,7 +90,7 @@ def _gpus_by_smi() -> tuple[tuple[Gpu, ...], str]:
         return (), "no NVIDIA driver found (nvidia-smi is not on the PATH)"
     query = [program, "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(  # noqa: S603  # a fixed program with fixed arguments
+        answer = subprocess.run(
             query, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True
         )
         return parse_smi(answer.stdout), ""

@@ -18,6 +18,7 @@ import numpy as np
 from compute import limits
 from compute.engines.base import Capability, EngineJobId, EngineUnavailable
 from compute.llama import (
+    SMALL_HIDDEN_SIZE,
     ChatTemplate,
     KvCache,
     LlamaModel,
@@ -26,6 +27,7 @@ from compute.llama import (
     StreamDecoder,
     load_template,
     render,
+    use_one_thread,
     weights_hash,
 )
 from compute.tasks import (
@@ -111,6 +113,8 @@ class DemoLlamaEngine:
         # Text that looks like a special token is text: prompts cannot forge the marks of a turn.
         self._tokenizer.encode_special_tokens = True
         config = self._model.config
+        if config.hidden_size < SMALL_HIDDEN_SIZE:
+            use_one_thread()
         self._context = min(self._wanted_context or config.max_position_embeddings, config.max_position_embeddings)
         stops = self._template.stop if self._template else ()
         self._ends = {*config.eos_token_ids, *(t for t in map(self._special, stops) if t is not None)}

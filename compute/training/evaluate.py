@@ -7,6 +7,7 @@ phrasings, sums and words that it did not. Prints one line a measure and the wro
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from compute.engines.base import EngineJobId
@@ -47,7 +48,7 @@ def answer_all(engine: DemoLlamaEngine, questions: list[str]) -> list[str]:
     return list(texts.values())
 
 
-def report(engine: DemoLlamaEngine, name: str, cases: list[tuple[str, tuple[str, ...]]]) -> None:
+def report(engine: DemoLlamaEngine, name: str, cases: Sequence[tuple[str, tuple[str, ...]]]) -> None:
     """Ask all questions of ``cases``; right is an answer that begins with one of the given texts."""
     answers = answer_all(engine, [question for question, _ in cases])
     wrong = [(q, a) for (q, good), a in zip(cases, answers, strict=True) if not a.startswith(good)]

@@ -137,10 +137,10 @@ def optimizers(model: nn.Module) -> list[Any]:
     ]
 
 
-def train(model: DemoLlama, rows: Rows, seconds: float, batch_rows: int) -> float:
+def train(model: DemoLlama, rows: Rows, seconds: float, batch_rows: int, rate_factor: float) -> float:
     """Train for ``seconds``: warm-up, constant rate, from 40 % on linear decay. Returns the smoothed loss."""
     opts = optimizers(model)
-    groups = [(group, group["lr"]) for opt in opts for group in opt.param_groups]
+    groups = [(group, group["lr"] * rate_factor) for opt in opts for group in opt.param_groups]
     began, step, smooth = time.monotonic(), 0, 0.0
     while (done := (time.monotonic() - began) / seconds) < 1:
         for group, rate in groups:
@@ -171,18 +171,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--rows", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", type=Path, help="an earlier OUT_DIR, whose weights and tokeniser are trained on")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates, for resumed training")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     corpus = Corpus(read_wordnet(args.wordnet), seed=7)
     pairs = [corpus.sample() for _ in range(120_000)]
-    tokenizer = make_tokenizer(pairs)
+    if args.resume:
+        tokenizer = Tokenizer.from_file(str(args.resume / "tokenizer.json"))
+    else:
+        tokenizer = make_tokenizer(pairs)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(args.out / "tokenizer.json"))
     model = DemoLlama(tokenizer.get_vocab_size())
+    if args.resume:
+        model.load_state_dict(torch.load(args.resume / "demo.pt", weights_only=True))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters} parameters, vocabulary {tokenizer.get_vocab_size()}", flush=True)
-    loss = train(model, Rows(tokenizer, pairs, seed=1), args.minutes * 60, args.rows)
+    loss = train(model, Rows(tokenizer, pairs, seed=1), args.minutes * 60, args.rows, args.rate)
     torch.save(model.state_dict(), args.out / "demo.pt")
     print(f"final loss {loss:.4f}")
 
