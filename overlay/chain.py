@@ -1,7 +1,8 @@
 """Which TON network a node uses, its wallet there, and the local devnet when there is no other.
 
 With `[ton] config` set, that file names the network: mainnet, testnet or anybody's devnet. Without it the local devnet
-of this user serves (`cocoon devnet run`). A node that finds none starts one inside itself, with play money, and says so.
+of this user serves (`cocoon devnet run`). A node that finds none starts one inside
+itself, with play money, and says so.
 """
 
 from __future__ import annotations

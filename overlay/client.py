@@ -340,9 +340,12 @@ async def run_gateway(
             async def where(_arguments: Mapping[str, Any]) -> Any:
                 return {"url": url, "token": token}
 
+            async def open_one(arguments: Mapping[str, Any]) -> Any:
+                return await client.open_channel(arguments["provider"], arguments.get("deposit_nanoton"))
+
             commands = {
                 "wallet": client.wallet, "channels": client.list_channels, "settle": client.settle,
-                "exit": client.leave, "gateway": where,
+                "exit": client.leave, "open": open_one, "gateway": where,
             }  # fmt: skip
             await nursery.start(serve_control, data_dir.path, commands)
             client.log.info(

@@ -206,8 +206,8 @@ class Deals:
     def _nobody(self, task: Task, model: str, *, failed: int) -> Exception:
         if failed:
             return NoProvider(
-                f"all {failed} providers of {model} failed a moment ago; try again in {FAILED_FOR_S:.0f} s, or add others "
-                "with --bootstrap"
+                f"all {failed} providers of {model} failed a moment ago; try again in {FAILED_FOR_S:.0f} s, or add "
+                "others with --bootstrap"
             )
         others = sorted({name for kind, name in self.directory.models() if kind == task})
         if others and model != AUTO:
@@ -266,9 +266,10 @@ class Deals:
                     text = f"asking …{provider[-8:]}, which asks {prices_text(asks.to_wire())}"
                     self.log.info("asked", text, provider=provider, prices=asks.to_wire(), cost_nanoton=cost)
                 case Quoted(provider, prices, start_ms, cost, last_word):
-                    word = "its last word" if last_word else "quotes"
+                    word = "has the last word:" if last_word else "quotes"
+                    price = prices_text(prices.to_wire())
                     self.log.info(
-                        "quoted", f"…{provider[-8:]} {word} {prices_text(prices.to_wire())}, starting in {start_ms} ms",
+                        "quoted", f"…{provider[-8:]} {word} {price}, starting in {start_ms} ms",
                         provider=provider, prices=prices.to_wire(), start_ms=start_ms, cost_nanoton=cost,
                         last_word=last_word,
                     )  # fmt: skip
@@ -280,7 +281,8 @@ class Deals:
                     self.log.info("countered", text, provider=provider, prices=prices.to_wire(), cost_nanoton=cost)
                 case Agreed(agreement):
                     body = agreement.body
-                    text = f"agreed with …{body.provider[-8:]} on {prices_text(body.prices.to_wire())} for {body.model}"
+                    price = prices_text(body.prices.to_wire())
+                    text = f"agreed with …{body.provider[-8:]} on {price} for {body.model}"
                     self.log.info(
                         "agreed", text, provider=body.provider, task=str(task), model=body.model,
                         prices=body.prices.to_wire(), agreement=agreement.id.hex(),

@@ -15,8 +15,8 @@
     │   └── PortBusy          something else listens where we want to
     └── ChainError            TON could not be reached, or did not do what was asked
 
-A message says what happened and what to do next; it is shown to people as it stands. ``code`` is stable and for programs.
-The gateway maps these to HTTP statuses, the command line to exit codes.
+A message says what happened and what to do next; it is shown to people as it stands. ``code`` is stable and for
+programs. The gateway maps these to HTTP statuses, the command line to exit codes.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from compute.usage import Unit
+
 
 @dataclass(frozen=True)
 class NodeEvent:
@@ -57,9 +59,13 @@ def ton(nanoton: int) -> str:
     return f"{sign}{whole}.{digits or '0'} TON"
 
 
+_UNIT_ORDER = {unit.value: position for position, unit in enumerate(Unit)}
+
+
 def prices_text(per_million: Mapping[str, int]) -> str:
     """A price vector for people, in TON per million units: ``prompt 0.02 · completion 0.06 TON/M``."""
-    shown = [f"{name} {_decimal(price)}" for name, price in per_million.items() if price]
+    order = sorted(per_million.items(), key=lambda item: _UNIT_ORDER.get(item[0], len(_UNIT_ORDER)))
+    shown = [f"{name} {_decimal(price)}" for name, price in order if price]
     return " · ".join(shown) + " TON/M" if shown else "free"
 
 

@@ -1,0 +1,171 @@
+"""Commands about money: asked of the process that runs in the data directory, or done here when none does."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from overlay import views
+from overlay.chain import open_chain
+from overlay.channels import PayeeDesk, PayerDesk
+from overlay.config import Config
+from overlay.control import call_control, socket_path
+from overlay.datadir import DataDir, open_data_dir
+from overlay.errors import ConfigError, DataDirBusy
+from overlay.events import EventLog, Observer
+from overlay.settlement.ledger import Role, Store, open_ledger
+from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
+from overlay.subnet import Subnet
+
+
+class Setup(Protocol):
+    """What a command runs with (:class:`overlay.cli.options.Setup`)."""
+
+    @property
+    def config(self) -> Config:
+        """The checked configuration."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the ledger lies."""
+
+    @property
+    def subnet(self) -> Subnet:
+        """The subnet taken part in."""
+
+    @property
+    def bootstrap(self) -> tuple[str, ...]:
+        """Peers to start from."""
+
+
+def _runs(data_dir: Path) -> bool:
+    return socket_path(data_dir).exists()
+
+
+async def channels_of(data_dir: Path) -> list[dict[str, Any]]:
+    """The channels in a data directory's ledger, newest first, whether or not a process runs there."""
+    if _runs(data_dir):
+        rows: list[dict[str, Any]] = await call_control(data_dir, "channels")
+        return rows
+    path = data_dir / "ledger.sqlite3"
+    if not path.exists():
+        return []
+    store = Store(path)
+    try:
+        return views.channel_rows(store)
+    finally:
+        store.close()
+
+
+async def wallet_state(setup: Setup, with_words: bool) -> dict[str, Any]:
+    """Address and balance of the wallet in a data directory; with its words when asked for."""
+    if _runs(setup.data_dir):
+        state: dict[str, Any] = await call_control(setup.data_dir, "wallet")
+    else:
+        with open_data_dir(setup.data_dir) as directory:
+            quiet = EventLog(lambda _event: None, time.time)
+            async with open_chain(setup.config, directory, quiet, may_start_devnet=False) as chain:
+                state = await views.wallet(chain)
+    if with_words:
+        state["words"] = (setup.data_dir / "wallet.words").read_text("ascii").strip()
+    return state
+
+
+async def change_channels(
+    action: str, setup: Setup, observer: Observer, arguments: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Settle or leave channels: by the process that runs there, else here."""
+    if _runs(setup.data_dir):
+        done: list[dict[str, Any]] = await call_control(setup.data_dir, action, **arguments)
+        return done
+    with open_data_dir(setup.data_dir) as directory:
+        if not directory.ledger_path.exists():
+            raise ConfigError(f"{setup.data_dir} has no ledger: nothing was ever paid or earned there")
+        if await _role(directory.ledger_path) is Role.PAYEE:
+            return await _as_payee(action, setup, directory, observer, arguments)
+        if action == "settle":
+            return await _settle_as_payer(setup, directory, observer, arguments)
+        return await _leave_as_payer(setup, directory, observer, arguments["channel"])
+
+
+async def _role(path: Path) -> Role | None:
+    store = Store(path)
+    try:
+        return next((record.role for record in store.channels()), None)
+    finally:
+        store.close()
+
+
+class _Nobody:
+    """Serves no jobs: the node is not running."""
+
+    async def deposit_grew(self, channel: str, deposit_nanoton: int) -> None:
+        """Nobody to tell."""
+
+    async def freeze(self, channel: str) -> bool:
+        """Nothing is running."""
+        return True
+
+
+async def _as_payee(
+    action: str, setup: Setup, directory: DataDir, observer: Observer, arguments: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    log = EventLog(observer, time.time)
+    async with (
+        open_chain(setup.config, directory, log, may_start_devnet=False) as chain,
+        open_ledger(directory.ledger_path) as ledger,
+    ):
+        desk = PayeeDesk(chain, ledger, _Nobody(), log, time.time, MIN_DEPOSIT_NANOTON, 0)
+        done = await desk.claim(arguments.get("channel"), close=action == "exit")
+        return [views.claimed(held, result) for held, result in done]
+
+
+async def _leave_as_payer(setup: Setup, directory: DataDir, observer: Observer, channel: str) -> list[dict[str, Any]]:
+    log = EventLog(observer, time.time)
+    async with (
+        open_chain(setup.config, directory, log, may_start_devnet=False) as chain,
+        open_ledger(directory.ledger_path) as ledger,
+    ):
+        ton = setup.config.ton
+        desk = PayerDesk(
+            chain, ledger, None, setup.subnet.id, log, time.time, secrets.randbelow, ton.deposit_nanoton,
+            ton.channel_lifetime_s, ton.challenge_period_s,
+        )  # fmt: skip
+        ended = await desk.leave(channel)
+        return [{**asdict(ended), "action": ended.action}]
+
+
+async def _settle_as_payer(
+    setup: Setup, directory: DataDir, observer: Observer, arguments: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    from overlay.client import open_client
+
+    async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
+        # The providers' records tell where to reach them.
+        await client.directory.wait_for_providers("chat", timeout_s=2.0)
+        done: list[dict[str, Any]] = await client.settle(arguments)
+        return done
+
+
+async def open_channel_with(
+    setup: Setup, provider: str, deposit_nanoton: int | None, observer: Observer
+) -> dict[str, Any]:
+    """`cocoon channel open`."""
+    from overlay.client import open_client
+
+    try:
+        with open_data_dir(setup.data_dir) as directory:
+            async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
+                return await client.open_channel(provider, deposit_nanoton)
+    except DataDirBusy:
+        opened: dict[str, Any] = await call_control(
+            setup.data_dir, "open", provider=provider, deposit_nanoton=deposit_nanoton
+        )
+        return opened
+
+
+__all__ = ["change_channels", "channels_of", "open_channel_with", "wallet_state"]
