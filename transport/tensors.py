@@ -203,9 +203,11 @@ def _numpy_dtype(header: TensorHeader) -> np.dtype[Any]:
             import ml_dtypes  # type: ignore[import-not-found,unused-ignore]  # optional, never installed by us
         except ImportError:
             raise TensorError(f"numpy needs the ml_dtypes package for {header.element}") from None
-        return np.dtype(getattr(ml_dtypes, header.element))
+        special: np.dtype[Any] = np.dtype(getattr(ml_dtypes, header.element))
+        return special
     plain: np.dtype[Any] = np.dtype(header.element)
-    return plain.newbyteorder(">" if header.big_endian else "<")
+    ordered: np.dtype[Any] = plain.newbyteorder(">" if header.big_endian else "<")
+    return ordered
 
 
 def _is_torch(value: object) -> bool:

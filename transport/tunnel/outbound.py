@@ -191,27 +191,17 @@ class Outbound:
         if self._control or self.credit_due:
             self._take_control(pieces)
         room = BATCH_PLAIN - sum(map(len, pieces))
-        if self.small_bytes <= room:
-            pieces.extend(self._small)
-            self._small.clear()
-            room -= self.small_bytes
-            self.small_bytes = 0
-        else:
-            small = self._small
-            while small and room >= HEADER_BYTES + MAX_SMALL:
-                piece = small.popleft()
-                pieces.append(piece)
-                room -= len(piece)
-                self.small_bytes -= len(piece)
-                if piece[_KIND_AT] == MESSAGE:  # its body is a piece of its own, and nothing may come between
-                    body = small.popleft()
-                    pieces.append(body)
-                    room -= len(body)
-                    self.small_bytes -= len(body)
-            return pieces
-        if self._bulk:
-            self._take_bulk(pieces, min(room, self.quantum))
-        return pieces
+        bulk_room = self.quantum
+        while True:
+            # A fragment that ends its message may set small ones free, which must leave before the stream's next.
+            room = self._take_small(pieces, room)
+            if self._small:
+                return pieces
+            used = self._take_fragment(pieces, min(room, bulk_room))
+            if not used:
+                return pieces
+            room -= used
+            bulk_room -= used
 
     def _take_control(self, pieces: list[Piece]) -> None:
         pieces.extend(self._control)
@@ -223,12 +213,33 @@ class Outbound:
                 pieces.append(frame(stream.stream_id, CREDIT, amount.to_bytes(4, "big")))
         self.credit_due.clear()
 
-    def _take_bulk(self, pieces: list[Piece], room: int) -> None:
-        bulk = self._bulk
-        while bulk:
-            if room < HEADER_BYTES + _TOTAL_BYTES + MIN_FRAGMENT:
-                return
-            stream = bulk.popleft()
+    def _take_small(self, pieces: list[Piece], room: int) -> int:
+        """Take small messages first come first served; returns the room that is left."""
+        small = self._small
+        if self.small_bytes <= room:
+            pieces.extend(small)
+            small.clear()
+            room -= self.small_bytes
+            self.small_bytes = 0
+            return room
+        while small and room >= HEADER_BYTES + MAX_SMALL:
+            piece = small.popleft()
+            pieces.append(piece)
+            size = len(piece)
+            if piece[_KIND_AT] == MESSAGE:  # its body is a piece of its own, and nothing may come between
+                body = small.popleft()
+                pieces.append(body)
+                size += len(body)
+            room -= size
+            self.small_bytes -= size
+        return room
+
+    def _take_fragment(self, pieces: list[Piece], room: int) -> int:
+        """Take one fragment of the stream whose turn it is; returns its bytes, 0 when there is none or no room."""
+        if room < HEADER_BYTES + _TOTAL_BYTES + MIN_FRAGMENT:
+            return 0
+        while self._bulk:
+            stream = self._bulk.popleft()
             stream.in_bulk = False
             head = stream.queue[0] if stream.queue else None
             if not isinstance(head, Outgoing):
@@ -245,9 +256,10 @@ class Outbound:
                 pieces.append(HEADER.pack(stream.stream_id, BEGIN << 24 | size + _TOTAL_BYTES) + total)
                 stream.credit -= size + _TOTAL_BYTES + FRAME_COST
             pieces.extend(head.take(size))
-            room -= size + HEADER_BYTES + _TOTAL_BYTES
             if not head.remaining:
                 head.done = True
                 stream.queue.popleft()
                 self.writable.append(stream)
             self.advance(stream)
+            return size + HEADER_BYTES + _TOTAL_BYTES
+        return 0

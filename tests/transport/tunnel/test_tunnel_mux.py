@@ -194,11 +194,14 @@ class MuxMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Let all readers read to the end: whatever was sent on a stream that nobody reset has come."""
+        quiet = 0
         for _ in range(2000):
             for side in (0, 1):
                 for core in self.known(side):
                     self.sides[side].read(core, into=self.salt % 2 == 0)
-            if not sum(carry(self.sides[side], self.sides[1 - side], self.cuts) for side in (0, 1)):
+            moved = sum(carry(self.sides[side], self.sides[1 - side], self.cuts) for side in (0, 1))
+            quiet = 0 if moved else quiet + 1
+            if quiet == 3:  # a reader first takes what is there and waits, which is worth credit, the next time
                 break
         else:
             raise AssertionError("the two sides never come to rest")
@@ -208,7 +211,7 @@ class MuxMachine(RuleBasedStateMachine):
 
 
 TestMux = MuxMachine.TestCase
-TestMux.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMux.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 
 
 def opened() -> tuple[Side, Side, StreamCore, StreamCore]:
