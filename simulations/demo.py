@@ -82,7 +82,7 @@ async def run_demo(voice: Path | None, prompt: str, output: Output) -> dict[str,
 def _conserved(first: dict[str, int], last: dict[str, int], before: dict[str, int], after: dict[str, int]) -> bool:
     """Every nanoTON that exists is in an account or was burned as a fee, and what client and providers lost together is
     exactly the fees of the chain and what still lies in channels."""
-    books = first["conserved"] and last["conserved"] and last["in_flight_nanoton"] == 0
+    books = bool(first["conserved"] and last["conserved"]) and last["in_flight_nanoton"] == 0
     spent = sum(before.values()) - sum(after.values())
     fees = last["fees_nanoton"] - first["fees_nanoton"]
     return books and first["minted_nanoton"] == last["minted_nanoton"] and spent == fees
