@@ -4,7 +4,7 @@ The first five also stand in ``contract/channel.tolk``; a test reads them out of
 """
 
 RENT_RESERVE_NANOTON = 20_000_000
-"""Kept in a channel beside the deposit for storage fees: rent is about 0.009 TON a year, a life 13 months at most."""
+"""Kept in a channel beside the deposit for storage fees: 0.0103 TON a year, and a life of 13 months at most."""
 
 ATTACHED_MIN_NANOTON = 30_000_000
 """The contract refuses a message with less attached: three times the dearest operation; the change comes back."""
@@ -69,5 +69,5 @@ BLOCK_AGE_LIMIT_S = 60.0
 MAX_TRANSACTIONS_PER_REQUEST = 16
 """The liteserver protocol's own limit of ``getTransactions``."""
 
-MAX_TRANSACTIONS_READ = 256
-"""At most this many of an account's transactions are read back in one call."""
+MAX_TRANSACTIONS_READ = 1024
+"""An account's transactions read back in one call: 255 claims answer with 510, and others may be sending."""

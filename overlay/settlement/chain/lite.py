@@ -171,17 +171,19 @@ class LiteSession:
     async def _request(self, ask: Callable[[MendedLiteClient], Awaitable[T]]) -> T:
         last: Exception | None = None
         for pause in (*RECONNECT_BACKOFF_S, None):
+            client = None
             try:
-                return await ask(await self._connected())
+                client = await self._connected()
+                return await ask(client)
             except LiteServerError as error:  # this server cannot, now: another may, or it may in a moment
                 last = error
             except ProofRejected as error:
                 last = error
-                await self.leave()
+                await self._drop(client)
             except (LiteClientError, OSError, TimeoutError, asyncio.IncompleteReadError, AttributeError) as error:
                 # AttributeError: pytoniq's close() sets its writer to None under requests that are being sent.
                 last = error
-                await self.leave()
+                await self._drop(client)
             if pause is None:
                 break
             await asyncio.sleep(pause)
@@ -207,11 +209,17 @@ class LiteSession:
 
     async def leave(self) -> None:
         """Hang up and take the next server from now on."""
+        await self._drop(self._client)
+
+    async def _drop(self, failed: MendedLiteClient | None) -> None:
+        """Take the next server, unless another request that failed on this one has done so already."""
         async with self._connecting:
-            client, self._client = self._client, None
+            if failed is not self._client:
+                return
+            self._client = None
             self._current += 1
-        if client is not None:
-            await client.close()
+        if failed is not None:
+            await failed.close()
 
 
 def _text(error: Exception | None) -> str:

@@ -206,8 +206,7 @@ async def _outcomes(
     seen_lt = sent.lt
     with trio.move_on_after(CONFIRM_TIMEOUT_S):
         while True:
-            limit = 2 * MAX_TRANSFERS + 256  # every claim answers and pays, and others may be sending too
-            for transaction in await account.client.transactions(account.address, after_lt=seen_lt, limit=limit):
+            for transaction in await account.client.transactions(account.address, after_lt=seen_lt):
                 seen_lt = max(seen_lt, transaction.lt)
                 message = transaction.in_message
                 operation = message.operation() if message is not None and message.kind == "internal" else None
