@@ -19,13 +19,14 @@ __all__ = ["KvCache", "LlamaConfig", "LlamaModel", "ModelError", "weights_hash"]
 class KvCache:
     """Keys and values of up to ``slots`` sequences: (layers, slots, kv heads, length, head_dim), float32.
 
-    Pages that no token has reached are never touched, so they cost address space and no memory.
+    Zeroed pages that no token has reached are never touched, so they cost address space and no memory. What a mask hides
+    must still be finite, hence zeros and not whatever the memory held.
     """
 
     def __init__(self, config: LlamaConfig, slots: int, length: int) -> None:
         shape = (config.num_hidden_layers, slots, config.num_key_value_heads, length, config.head_dim)
-        self.keys: Array = np.empty(shape, np.float32)
-        self.values: Array = np.empty(shape, np.float32)
+        self.keys: Array = np.zeros(shape, np.float32)
+        self.values: Array = np.zeros(shape, np.float32)
         self.lengths: NDArray[np.int64] = np.zeros(slots, np.int64)
 
     @property
