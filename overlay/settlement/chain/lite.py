@@ -197,6 +197,7 @@ class LiteSession:
             client = self._client
             if client is not None and client.inited:
                 return client
+            self._client = None  # pytoniq closes itself when the connection breaks
             server = self._servers[self._current % len(self._servers)]
             client = MendedLiteClient(server)
             try:

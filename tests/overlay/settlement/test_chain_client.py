@@ -105,8 +105,19 @@ async def test_a_lost_connection_is_made_again(net: Any, client: TonClient) -> N
     async def cut() -> None:
         client._session._client.writer.transport.abort()
 
-    await client._bridge.call(cut)
-    assert await client.account_state(net.devnet.giver) is not None
+    balances: list[int] = []
+
+    async def ask() -> None:
+        state = await client.account_state(net.devnet.giver)
+        assert state is not None
+        balances.append(state.balance_nanoton)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+        await client._bridge.call(cut)
+    await ask()
+    assert len(balances) == 6
 
 
 async def test_no_server_at_all_is_a_clear_error(net: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
