@@ -11,7 +11,7 @@ MAX_CONNECTIONS_PER_PEER = 2
 MAX_HALF_OPEN = 128
 """Accepted sockets that have not authenticated yet. Each costs a file descriptor and two tasks."""
 
-MAX_HALF_OPEN_PER_ADDRESS = 16
+MAX_HALF_OPEN_PER_ADDRESS = 32
 """Of those, from one IP address: a flood from one machine leaves room for everybody else."""
 
 INBOUND_HANDSHAKE_S = 8.0
@@ -40,6 +40,9 @@ WRITE_STALL_S = 20.0
 
 READ_CHUNK_BYTES = 64 * 1024
 """One read from a socket or stream."""
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
+"""TCP probes of a silent connection: a peer that lost power is gone after 30 s, not after two hours."""
 
 CLOSE_S = 1.0
 """How long a closing connection may take to flush what is queued."""

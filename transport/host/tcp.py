@@ -16,7 +16,9 @@ This replaces ``libp2p.transport.tcp``, whose faults sit too deep to patch:
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -27,7 +29,15 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
-from transport.host.limits import CLOSE_S, READ_CHUNK_BYTES, WRITE_BUFFER_BYTES, WRITE_STALL_S
+from transport.host.limits import (
+    CLOSE_S,
+    KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+    KEEPALIVE_PROBES,
+    READ_CHUNK_BYTES,
+    WRITE_BUFFER_BYTES,
+    WRITE_STALL_S,
+)
 from transport.host.pnet import NONCE_BYTES, XSalsa20
 
 _HOST_PROTOCOLS = ("ip4", "ip6", "dns4", "dns6", "dns")
@@ -57,6 +67,22 @@ def _peer_name(stream: trio.SocketStream) -> tuple[str, int] | None:
     return host, int(name[1])
 
 
+def _keep_alive(stream: trio.SocketStream) -> None:
+    """Let the kernel notice a peer that vanished without a word (yamux.py:703 pings but draws no conclusion)."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", 1000 * (KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES)),
+    ):
+        if hasattr(socket, name):  # Linux has them all
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    with suppress(OSError):
+        for level, option, value in options:
+            stream.setsockopt(level, option, value)
+
+
 class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
     """One socket. Reads by one task at a time; writes never leave half a message behind."""
 
@@ -64,6 +90,7 @@ class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
         self._stream = stream
         self._psk = psk
         self._remote = _peer_name(stream)
+        _keep_alive(stream)
         self._encrypt: XSalsa20 | None = None
         self._decrypt: XSalsa20 | None = None
         self._in = bytearray()

@@ -17,7 +17,7 @@ ECHO = "/test/echo/1"
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that has no event to wait for."""
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110  # libp2p's state changes without a signal
+        while not condition():  # libp2p's state changes without a signal
             await trio.sleep(0.01)
 
 
@@ -152,7 +152,7 @@ async def test_two_streams_opened_at_once_share_one_connection(new_host: Any) ->
 
 
 async def test_gossip_reaches_a_third_node_through_the_middle_one_signed_by_its_origin(new_host: Any) -> None:
-    async with new_host() as middle:  # noqa: SIM117  # the others need its addresses
+    async with new_host() as middle:  # the others need its addresses
         async with new_host(bootstrap=middle.addrs) as left, new_host(bootstrap=middle.addrs) as right:
             await until(lambda: len(middle.peers()) >= 2)
             async with (
@@ -167,7 +167,7 @@ async def test_gossip_reaches_a_third_node_through_the_middle_one_signed_by_its_
 
 
 async def test_what_a_validator_refuses_is_neither_delivered_nor_relayed(new_host: Any) -> None:
-    async with new_host() as middle:  # noqa: SIM117  # the others need its addresses
+    async with new_host() as middle:  # the others need its addresses
         async with new_host(bootstrap=middle.addrs) as left, new_host(bootstrap=middle.addrs) as right:
             await until(lambda: len(middle.peers()) >= 2)
             async with (

@@ -150,7 +150,7 @@ async def test_background_tasks_end_with_the_block_and_its_error_comes_out_bare(
         finally:
             ended.append("task")
 
-    with pytest.raises(KeyError):  # noqa: PT012  # the block is what is tested
+    with pytest.raises(KeyError):  # the block is what is tested
         async with background() as nursery:
             nursery.start_soon(task)
             await trio.lowlevel.checkpoint()
@@ -162,7 +162,7 @@ async def test_a_failing_background_task_ends_the_block() -> None:
     async def fail() -> None:
         raise ValueError("task")
 
-    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # the block is what is tested
+    with pytest.raises(ExceptionGroup) as caught:  # the block is what is tested
         async with background() as nursery:
             nursery.start_soon(fail)
             await trio.sleep_forever()
