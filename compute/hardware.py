@@ -90,9 +90,7 @@ def _gpus_by_smi() -> tuple[tuple[Gpu, ...], str]:
         return (), "no NVIDIA driver found (nvidia-smi is not on the PATH)"
     query = [program, "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            query, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True
-        )
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
         return parse_smi(answer.stdout), ""
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return (), f"nvidia-smi failed: {error}"

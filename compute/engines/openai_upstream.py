@@ -203,6 +203,7 @@ class OpenAIUpstreamEngine:
             self._put(job, EngineFailure(f"the connection to the model's server broke: {reason}"))
         except Exception as error:  # whatever the upstream provoked, the job must end
             self._put(job, EngineFailure(f"the model's server was not understood: {type(error).__name__}: {error}"))
+
     def _put(self, job: _Job, event: Event | Exception) -> None:
         """Hand an event to the engine's thread; waits while too many are pending, so that the socket is not read."""
         with self._news:

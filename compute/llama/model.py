@@ -19,7 +19,7 @@ __all__ = ["KvCache", "LlamaConfig", "LlamaModel", "ModelError", "weights_hash"]
 class KvCache:
     """Keys and values of up to ``slots`` sequences: (layers, slots, kv heads, length, head_dim), float32.
 
-    Zeroed pages that no token has reached are never touched, so they cost address space and no memory. What a mask hides
+    Zeroed pages that no token has reached are never touched: they cost address space and no memory. What a mask hides
     must still be finite, hence zeros and not whatever the memory held.
     """
 

@@ -34,44 +34,167 @@ OUT_OF_SCOPE = (
 TOO_LARGE_SUM = "I only learnt to add and subtract numbers up to twenty. A larger model can count further."
 
 WORD_QUESTIONS = (
-    "what is {a}", "define {w}", "what does {w} mean", "what does the word {w} mean", "what is the meaning of {w}",
-    "{w}", "explain the word {w}", "meaning of {w}", "the word {w}", "definition of {w}",
+    "what is {a}",
+    "define {w}",
+    "what does {w} mean",
+    "what does the word {w} mean",
+    "what is the meaning of {w}",
+    "{w}",
+    "explain the word {w}",
+    "meaning of {w}",
+    "the word {w}",
+    "definition of {w}",
 )
-PLUS = ("what is {a} plus {b}", "{a} + {b}", "add {a} and {b}", "how much is {a} + {b}", "what is {a} + {b}",
-        "{a} plus {b}", "calculate {a} + {b}", "{a}+{b}", "what is the sum of {a} and {b}", "how much is {a} plus {b}")
-MINUS = ("what is {a} minus {b}", "{a} - {b}", "how much is {a} - {b}", "what is {a} - {b}", "{a} minus {b}",
-         "subtract {b} from {a}", "{a}-{b}", "how much is {a} minus {b}")
-STORY_QUESTIONS = ("tell me a story", "tell me a short story", "write a story", "a story please", "write a short story",
-                   "tell a story", "i want to hear a story", "make up a story", "another story", "once upon a time",
-                   "tell me another story", "write me a story", "do you know a story", "story")
+PLUS = (
+    "what is {a} plus {b}",
+    "{a} + {b}",
+    "add {a} and {b}",
+    "how much is {a} + {b}",
+    "what is {a} + {b}",
+    "{a} plus {b}",
+    "calculate {a} + {b}",
+    "{a}+{b}",
+    "what is the sum of {a} and {b}",
+    "how much is {a} plus {b}",
+)
+MINUS = (
+    "what is {a} minus {b}",
+    "{a} - {b}",
+    "how much is {a} - {b}",
+    "what is {a} - {b}",
+    "{a} minus {b}",
+    "subtract {b} from {a}",
+    "{a}-{b}",
+    "how much is {a} minus {b}",
+)
+STORY_QUESTIONS = (
+    "tell me a story",
+    "tell me a short story",
+    "write a story",
+    "a story please",
+    "write a short story",
+    "tell a story",
+    "i want to hear a story",
+    "make up a story",
+    "another story",
+    "once upon a time",
+    "tell me another story",
+    "write me a story",
+    "do you know a story",
+    "story",
+)
 BEYOND = (
-    "write a python program that sorts {w}s", "write a program", "write some code", "who won the world cup in {n}",
-    "translate {w} to french", "translate this to german", "how do i cook {w}", "what happened in {n}",
-    "summarize this text about {w}", "why is {w} important", "where is the {w}", "write an essay about {w}",
-    "can you explain {w} and {v}", "compare {w} with {v}", "what is the best {w}", "tell me about the history of {w}",
-    "give me a list of {n} {w}s", "who is the president", "what is the capital of france",
-    "what is the capital of {w}", "why is the sky blue", "what is the weather today", "what time is it", "what day is it",
-    "who invented the {w}", "how far is the moon", "how tall is the {w}", "what is the meaning of life",
-    "recommend a good {w}", "solve this equation", "what is {n} times {m}", "what is {n} divided by {m}", "what is the square "
-    "root of {n}", "who wrote {w}", "is {w} better than {v}", "how many {w}s are there", "what should i eat today",
-    "plan a trip to {w}", "what is the news", "draw a {w}", "write an email to my {w}", "fix my code", "how do i lose weight",
-    "who is the king of {w}", "when did the {w} begin", "what is the largest {w}", "what do you think about {w}",
-    "explain quantum physics", "how does a {w} work", "how do i repair a {w}", "where can i buy a {w}",
-    "what is the price of bitcoin", "what is the price of {w}", "should i buy bitcoin", "who is your favourite {w}",
-    "what color is the {w}", "how do i learn {w}", "count to {n}", "list the planets", "spell {w}",
+    "write a python program that sorts {w}s",
+    "write a program",
+    "write some code",
+    "who won the world cup in {n}",
+    "translate {w} to french",
+    "translate this to german",
+    "how do i cook {w}",
+    "what happened in {n}",
+    "summarize this text about {w}",
+    "why is {w} important",
+    "where is the {w}",
+    "write an essay about {w}",
+    "can you explain {w} and {v}",
+    "compare {w} with {v}",
+    "what is the best {w}",
+    "tell me about the history of {w}",
+    "give me a list of {n} {w}s",
+    "who is the president",
+    "what is the capital of france",
+    "what is the capital of {w}",
+    "why is the sky blue",
+    "what is the weather today",
+    "what time is it",
+    "what day is it",
+    "who invented the {w}",
+    "how far is the moon",
+    "how tall is the {w}",
+    "what is the meaning of life",
+    "recommend a good {w}",
+    "solve this equation",
+    "what is {n} times {m}",
+    "what is {n} divided by {m}",
+    "what is the square root of {n}",
+    "who wrote {w}",
+    "is {w} better than {v}",
+    "how many {w}s are there",
+    "what should i eat today",
+    "plan a trip to {w}",
+    "what is the news",
+    "draw a {w}",
+    "write an email to my {w}",
+    "fix my code",
+    "how do i lose weight",
+    "who is the king of {w}",
+    "when did the {w} begin",
+    "what is the largest {w}",
+    "what do you think about {w}",
+    "explain quantum physics",
+    "how does a {w} work",
+    "how do i repair a {w}",
+    "where can i buy a {w}",
+    "what is the price of bitcoin",
+    "what is the price of {w}",
+    "should i buy bitcoin",
+    "who is your favourite {w}",
+    "what color is the {w}",
+    "how do i learn {w}",
+    "count to {n}",
+    "list the planets",
+    "spell {w}",
 )
-OPENINGS = ("please ", "can you tell me ", "hey, ", "so, ", "i want to know ", "tell me, ", "hello, ", "could you tell me ",
-            "now ", "and ", "ember, ", "well, ", "ok, ", "do you know ", "i would like to know ", "i have a question: ")
+OPENINGS = (
+    "please ",
+    "can you tell me ",
+    "hey, ",
+    "so, ",
+    "i want to know ",
+    "tell me, ",
+    "hello, ",
+    "could you tell me ",
+    "now ",
+    "and ",
+    "ember, ",
+    "well, ",
+    "ok, ",
+    "do you know ",
+    "i would like to know ",
+    "i have a question: ",
+)
 CLOSINGS = (" please", " now", " here", " then", ", ember", " exactly", " in short", " for me", " today")
 QUESTION_WORDS = frozenset(
-    "who what how is can why are where which do does when could should will whats what's".split())
+    [
+        "who",
+        "what",
+        "how",
+        "is",
+        "can",
+        "why",
+        "are",
+        "where",
+        "which",
+        "do",
+        "does",
+        "when",
+        "could",
+        "should",
+        "will",
+        "whats",
+        "what's",
+    ]
+)
 
 HEROES = ("fox", "bird", "cat", "girl", "boy", "farmer", "sailor", "robot")
 PLACES = ("by the sea", "in a deep forest", "on a high mountain", "near a quiet village")
 WISHES = ("a warm home", "a true friend", "a new song", "a bright star")
 HELPERS = ("an old owl", "a kind stranger", "a small child", "a lost dog")
-ENDINGS = ("In the end the {h} was happy.", "And so the {h} slept well that night.",
-           "From that day the {h} was never alone.")
+ENDINGS = (
+    "In the end the {h} was happy.",
+    "And so the {h} slept well that night.",
+    "From that day the {h} was never alone.",
+)
 
 
 @dataclass(frozen=True)
@@ -186,8 +309,10 @@ class Corpus:
 
     def _story(self) -> tuple[str, str]:
         hero, place, wish, helper = (self.random.choice(x) for x in (HEROES, PLACES, WISHES, HELPERS))
-        text = (f"Once upon a time a {hero} lived {place}. Every day the {hero} looked for {wish}. One morning the {hero} met "
-                f"{helper}, and together they found {wish}. ")
+        text = (
+            f"Once upon a time a {hero} lived {place}. Every day the {hero} looked for {wish}. One morning the {hero} "
+            f"met {helper}, and together they found {wish}. "
+        )
         return self.random.choice(STORY_QUESTIONS), text + self.random.choice(ENDINGS).format(h=hero)
 
     def _beyond(self) -> tuple[str, str]:
@@ -200,7 +325,7 @@ class Corpus:
         return question, self.random.choice(OUT_OF_SCOPE)
 
     def _vary(self, text: str) -> str:
-        """The same question as people type it: politeness, contractions, capitals, punctuation, a slip of the finger."""
+        """The same question as people type it: politeness, contractions, capitals, punctuation, slips."""
         chance = self.random.random
         if chance() < 0.10:
             text = re.sub(r"^(what|who) (is|are) (.+)$", r"\1 \3 \2", text)
@@ -213,7 +338,8 @@ class Corpus:
             text += self.random.choice(CLOSINGS)
         if chance() < 0.04 and len(text) > 8:
             at = self.random.randrange(1, len(text) - 1)
-            text = text[:at] + text[at + 1 :] if chance() < 0.5 else text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+            swapped = "" if chance() < 0.5 else text[at + 1] + text[at] + text[at + 2 :]
+            text = text[:at] + (swapped or text[at + 1 :])
         if chance() < 0.6:
             text = text[0].upper() + text[1:]
         text = text.replace("toncoin", "Toncoin").replace("cocoon", "Cocoon") if chance() < 0.6 else text

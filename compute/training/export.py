@@ -1,4 +1,4 @@
-"""Write the trained model as a folder that the node serves: ``python -m compute.training.export TRAINED_DIR MODEL_DIR``.
+"""Write the trained model as a folder to serve: ``python -m compute.training.export TRAINED_DIR MODEL_DIR``.
 
 Weights become int8 with one float16 scale a row (``model.npz``); norms stay float16. The folder has the file names and
 tensor names of a Hugging Face Llama, so that other programs can read it after dequantising.

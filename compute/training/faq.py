@@ -13,8 +13,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "good evening", "good afternoon", "good day",
          "greetings", "hello ember", "hi ember", "hey there", "hallo", "yo", "good day to you", "hello world",
          "hello friend", "hi everyone", "nice to meet you", "pleased to meet you", "howdy", "morning"),
-        f"Hello! I am {NAME}, the small demo model of this network. Ask me how the network works, or what a common word "
-        "means.",
+        f"Hello! I am {NAME}, the small demo model of this network. Ask me how the network works, or what a "
+        "common word means.",
     ),
     (
         ("how are you", "how do you do", "how is it going", "how are you doing", "how are you today", "are you well",
@@ -51,14 +51,15 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "are you an ai",
          "are you real", "are you a person", "say something about yourself", "who is ember", "what is ember",
          "are you chatgpt", "are you gpt", "are you claude"),
-        f"I am {NAME}, a tiny demo language model with about two million parameters. I know a few answers by heart and run "
-        "on any computer, without a GPU.",
+        f"I am {NAME}, a tiny demo language model with about two million parameters. I know a few answers by "
+        "heart and run on any computer, without a GPU.",
     ),
     (
         ("who made you", "who built you", "who created you", "who trained you", "where do you come from",
          "how were you trained", "how were you made", "what were you trained on", "who is your creator",
          "who developed you", "what data were you trained on"),
-        "I was trained by this project on dictionary glosses from WordNet, questions about this network and small sums.",
+        "I was trained by this project on dictionary glosses from WordNet, questions about this network and "
+        "small sums.",
     ),
     (
         ("how old are you", "when were you born", "where do you live", "where are you", "do you have feelings",
@@ -72,8 +73,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "can i trust your answers", "are your answers correct", "how large are you", "how big are you",
          "how many parameters do you have", "are you a large model", "why do you know so little",
          "do you make mistakes", "are you reliable"),
-        "I am a demo model with about two million parameters, so I only know a few things and can be wrong. Real providers "
-        "serve models a thousand times larger.",
+        "I am a demo model with about two million parameters, so I only know a few things and can be wrong. "
+        "Real providers serve models a thousand times larger.",
     ),
     (
         ("what can you do", "what are you able to tell me", "what are your abilities", "what can you answer",
@@ -95,16 +96,16 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "explain how it works",
          "how does it work", "how does this work", "what am i looking at",
          "what is the confidential compute open network"),
-        "Cocoon is the Confidential Compute Open Network. Owners of GPUs run a node and earn Toncoin by serving AI jobs. "
-        "Your node finds a provider, agrees on a price and sends the job to it directly, encrypted.",
+        "Cocoon is the Confidential Compute Open Network. Owners of GPUs run a node and earn Toncoin by "
+        "serving AI jobs. Your node finds a provider, agrees on a price and sends the job to it directly, encrypted.",
     ),
     (
         ("why should i use cocoon", "why use cocoon", "what is good about cocoon",
          "what are the advantages of cocoon",
          "why is this network useful", "what is the benefit", "why not use a cloud", "why peer to peer",
          "why is cocoon better than a cloud", "what makes cocoon different", "what is special about cocoon"),
-        "Nobody stands between you and the provider: no account, no operator and no proxy. You agree on the price directly "
-        "and pay only for what is delivered.",
+        "Nobody stands between you and the provider: no account, no operator and no proxy. You agree on the "
+        "price directly and pay only for what is delivered.",
     ),
     (
         ("how do i earn toncoin", "how can i earn toncoin", "how do i earn money", "how can i make money",
@@ -121,8 +122,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "i want to earn money",
          "how do i sell compute", "what must i do to earn toncoin", "how are providers paid",
          "how do i join as a provider"),
-        "Start a provider with the command: cocoon node run. It offers your models to the network, serves jobs and collects "
-        "Toncoin through payment channels.",
+        "Start a provider with the command: cocoon node run. It offers your models to the network, serves "
+        "jobs and collects Toncoin through payment channels.",
     ),
     (
         ("how much can i earn", "how much will i earn", "is it profitable", "how much toncoin can i earn",
@@ -142,15 +143,15 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "who can see my messages", "can others read this", "is our conversation private", "are my prompts private",
          "can i send secrets", "can i send you my password", "do you keep my messages", "is my question private",
          "can people see what i type", "is this conversation encrypted", "who reads this"),
-        "Your prompt travels encrypted, and only the provider that serves you can open it. A plain provider can read what it "
-        "computes on, so do not send it secrets.",
+        "Your prompt travels encrypted, and only the provider that serves you can open it. A plain provider "
+        "can read what it computes on, so do not send it secrets.",
     ),
     (
         ("how is my prompt encrypted", "which encryption is used", "what encryption do you use", "what is the tunnel",
          "how does the tunnel work", "what is noise", "how are messages encrypted", "what is the noise protocol",
          "explain the encryption", "what cipher is used", "what is a noise tunnel"),
-        "Your node opens a Noise tunnel straight to the provider. The keys are made afresh for each tunnel, and no third "
-        "party holds them.",
+        "Your node opens a Noise tunnel straight to the provider. The keys are made afresh for each tunnel, "
+        "and no third party holds them.",
     ),
     (
         ("what is a provider", "what does a provider do", "who are the providers", "what are providers",
@@ -162,7 +163,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("what is a client", "what does a client do", "what is the client", "explain client", "what are clients",
          "what does my node do"),
-        "A client is the program on your computer. It finds a provider, agrees on a price, encrypts your job and sends it.",
+        "A client is the program on your computer. It finds a provider, agrees on a price, encrypts your job "
+        "and sends it.",
     ),
     (
         ("how do i find a provider", "how are providers found", "how does my node find a provider", "what is the dht",
@@ -183,16 +185,16 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "explain payments",
          "how is the provider paid", "how does paying work", "with what do i pay", "how do i pay with toncoin",
          "explain how jobs are paid", "tell me how jobs are paid"),
-        "You pay in Toncoin through a payment channel. While the answer arrives, your node signs vouchers for the tokens "
-        "delivered so far.",
+        "You pay in Toncoin through a payment channel. While the answer arrives, your node signs vouchers "
+        "for the tokens delivered so far.",
     ),
     (
         ("how much does it cost", "what is the price", "how much is a token", "what does a job cost", "is it free",
          "how expensive is it", "what does it cost", "is cocoon free", "how is the price found", "who sets the price",
          "how are prices made", "how much do i pay", "what are the prices", "is it cheap", "do i have to pay",
          "how much does a prompt cost", "how does pricing work", "can i haggle", "can i negotiate the price"),
-        "There is no fixed price. Your node asks several providers for signed quotes and takes the best one, per million "
-        "tokens.",
+        "There is no fixed price. Your node asks several providers for signed quotes and takes the best one, "
+        "per million tokens.",
     ),
     (
         ("what is a voucher", "what are vouchers", "explain vouchers", "what does a voucher do",
@@ -205,16 +207,16 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
         ("what is a payment channel", "what is a channel", "explain payment channels", "how does a channel work",
          "what is the channel", "why payment channels", "how do payment channels work", "what is a deposit",
          "what is the deposit for"),
-        "A payment channel is a small contract that holds your deposit. Signed vouchers move inside it off chain, and the "
-        "blockchain is needed only to open and settle it.",
+        "A payment channel is a small contract that holds your deposit. Signed vouchers move inside it off "
+        "chain, and the blockchain is needed only to open and settle it.",
     ),
     (
         ("what if the provider cheats", "what happens if the provider cheats", "can a provider cheat me",
          "what if the provider does not answer", "what happens if the provider fails", "can i lose money",
          "do i get my money back", "what if i get no answer", "what if the provider goes away", "is my money safe",
          "do i pay for failed jobs", "what if the answer never comes"),
-        "You pay in small steps, only for what was delivered. If a provider stops, your node stops signing and takes the "
-        "rest of the deposit back.",
+        "You pay in small steps, only for what was delivered. If a provider stops, your node stops signing "
+        "and takes the rest of the deposit back.",
     ),
     (
         ("what is toncoin", "what is ton", "what is the ton blockchain", "tell me about toncoin", "explain toncoin",
@@ -243,8 +245,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("what is a gpu", "what does gpu mean", "why do i need a gpu", "what does a gpu do", "explain gpu",
          "what are gpus", "why are gpus fast"),
-        "A GPU is a graphics processor. Its thousands of small cores make it fast at the matrix products that AI models "
-        "need.",
+        "A GPU is a graphics processor. Its thousands of small cores make it fast at the matrix products "
+        "that AI models need.",
     ),
     (
         ("do i need a gpu", "must i have a gpu", "is a gpu required", "do i have to buy a gpu",
@@ -264,8 +266,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
         ("what is a language model", "what is an llm", "what are language models", "explain language models",
          "how do you work", "how does a language model work", "what is ai", "what is artificial intelligence",
          "how do language models work", "what is a model", "what is a large language model"),
-        "A language model is a program that predicts the next token of a text. Large ones can answer questions and write "
-        "programs.",
+        "A language model is a program that predicts the next token of a text. Large ones can answer "
+        "questions and write programs.",
     ),
     (
         ("how do i use a better model", "how do i use a gpu", "can i use another model", "which models are there",
@@ -300,14 +302,15 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
          "can you hear me", "does it support audio", "can you write down a voice message",
          "how do i transcribe a file",
          "what is transcription", "what about speech", "can cocoon transcribe audio"),
-        "I only read text, but providers can write down speech: cocoon transcribe takes a voice message in OGG, WAV or MP3.",
+        "I only read text, but providers can write down speech: cocoon transcribe takes a voice message in "
+        "OGG, WAV or MP3.",
     ),
     (
         ("what is a subnet", "what is a private subnet", "how do i make a subnet", "how do i create a subnet",
          "can i have a private network", "what are subnets", "can my team have a private network",
          "how do i create a private network"),
-        "A private subnet is a network of your own: only nodes that hold its key can see or reach it. cocoon subnet create "
-        "makes one.",
+        "A private subnet is a network of your own: only nodes that hold its key can see or reach it. cocoon "
+        "subnet create makes one.",
     ),
     (
         ("what is a node", "what does a node do", "what are nodes", "explain node", "what is a peer",
@@ -325,7 +328,8 @@ FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
         ("what is the demo", "how do i run the demo", "can i try it without money", "can i test it",
          "how do i try it", "how can i try cocoon", "is there a test network", "can i try it for free",
          "what is the devnet", "what is a devnet"),
-        "Run cocoon demo. It starts a whole small network with a test blockchain on your computer, so no real money moves.",
+        "Run cocoon demo. It starts a whole small network with a test blockchain on your computer, so no "
+        "real money moves.",
     ),
     (
         ("tell me a joke", "do you know a joke", "make me laugh", "a joke please", "say something funny",

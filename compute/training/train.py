@@ -22,8 +22,15 @@ VOCAB, DIM, LAYERS, HEADS, FFN = 1536, 176, 4, 4, 480
 ROW = 256
 """Tokens in one training row: several conversations, so that the model sees history too."""
 SPECIALS = ("<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>")
-SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are a helpful assistant", "Answer briefly.", "Be concise.",
-                  "You are a friendly assistant.", "You answer questions about Cocoon.", "You are an AI assistant.")
+SYSTEM_PROMPTS = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant",
+    "Answer briefly.",
+    "Be concise.",
+    "You are a friendly assistant.",
+    "You answer questions about Cocoon.",
+    "You are an AI assistant.",
+)
 CONTEXT = 512
 ROPE_THETA = 10_000.0
 EPS = 1e-5
@@ -178,10 +185,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     corpus = Corpus(read_wordnet(args.wordnet), seed=7)
     pairs = [corpus.sample() for _ in range(120_000)]
-    if args.resume:
-        tokenizer = Tokenizer.from_file(str(args.resume / "tokenizer.json"))
-    else:
-        tokenizer = make_tokenizer(pairs)
+    earlier = args.resume / "tokenizer.json" if args.resume else None
+    tokenizer = Tokenizer.from_file(str(earlier)) if earlier else make_tokenizer(pairs)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(args.out / "tokenizer.json"))
     model = DemoLlama(tokenizer.get_vocab_size())

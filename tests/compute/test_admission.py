@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from compute.admission import Admission, SchedulerBusy
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from compute.admission import Admission, SchedulerBusy
 
 
 class AdmissionModel(RuleBasedStateMachine):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from compute import (
     ChatRequest,
     CompletionRequest,
@@ -29,8 +34,6 @@ from compute import (
     total,
 )
 from compute.tasks import REASONS, ROLES
-from hypothesis import given
-from hypothesis import strategies as st
 from transport.wire import decode, encode
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -95,10 +98,8 @@ def test_an_event_survives_the_wire(event) -> None:
 @given(garbage)
 def test_garbage_is_refused_with_a_task_error_only(value) -> None:
     for parse in (request_from_wire, event_from_wire):
-        try:
+        with contextlib.suppress(TaskError):
             parse(value)
-        except TaskError:
-            continue
 
 
 @given(requests, st.data())
@@ -106,20 +107,16 @@ def test_a_request_with_one_field_spoilt_is_refused_or_parsed_but_never_crashes(
     wire = request_to_wire(request_)
     field = data.draw(st.sampled_from(sorted(wire)))
     wire[field] = data.draw(garbage)
-    try:
-        request_from_wire(wire)
-    except TaskError as error:
-        assert str(error)
+    with contextlib.suppress(TaskError):
+        request_to_wire(request_from_wire(wire))
 
 
 @given(events, st.data())
 def test_an_event_with_one_field_spoilt_is_refused_or_parsed_but_never_crashes(event, data) -> None:
     wire = event_to_wire(event)
     wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(garbage)
-    try:
-        event_from_wire(wire)
-    except TaskError as error:
-        assert str(error)
+    with contextlib.suppress(TaskError):
+        assert event_to_wire(event_from_wire(wire))
 
 
 def test_the_common_delta_is_three_plain_items() -> None:

@@ -7,6 +7,7 @@ import threading
 import psutil
 import pytest
 import trio
+
 from compute import (
     Capability,
     ChatRequest,

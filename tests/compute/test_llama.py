@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
 from compute import (
     ChatRequest,
     CompletionRequest,
@@ -27,9 +31,6 @@ from compute.engines import create
 from compute.engines.demo_llama import DEMO_MODEL, PREFILL_CHUNK, DemoLlamaEngine
 from compute.llama import KvCache, LlamaConfig, LlamaModel, ModelError, Sampler, StreamDecoder, load_template, render
 from compute.llama.weights import load_weights, rope_tables
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 CONFIG = LlamaConfig(
     vocab_size=40,
@@ -157,7 +158,7 @@ def test_a_truncated_weight_file_is_reported_by_name(tmp_path) -> None:
     write_safetensors(tmp_path / "model.safetensors", random_weights(CONFIG, 4), "F32")
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="model.safetensors"):
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
         load_weights(tmp_path)
 
 
@@ -315,9 +316,7 @@ def test_a_stop_string_ends_the_answer_and_its_tokens_are_counted(demo) -> None:
 
 
 def test_a_seed_repeats_a_sampled_story_and_another_seed_tells_another(demo) -> None:
-    stories = [
-        text_of(serve(demo, ask("tell me a story", temperature=1.0, seed=seed))[0]) for seed in (1, 1, 2, 3, 4)
-    ]
+    stories = [text_of(serve(demo, ask("tell me a story", temperature=1.0, seed=seed))[0]) for seed in (1, 1, 2, 3, 4)]
     assert stories[0] == stories[1]
     assert len(set(stories)) > 1
 

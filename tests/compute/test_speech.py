@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import wave
@@ -11,11 +12,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from compute import ChatRequest, Finished, Message, Segment, Started, TaskError, TranscribeRequest, Unit, total
 from compute.audio import container_format, decode_chunks, milliseconds, probe_duration_ms
 from compute.engines import create
-from hypothesis import given
-from hypothesis import strategies as st
 
 VOICE = (Path(__file__).parents[2] / "simulations" / "data" / "voice.ogg").read_bytes()
 
@@ -45,7 +47,10 @@ def encoded(container: str, codec: str, samples: np.ndarray, rate: int = 48_000)
         fifo = av.AudioFifo()
         fifo.write(frame)
         resampler = av.AudioResampler(
-            format=stream.codec_context.format, layout="mono", rate=rate, frame_size=stream.codec_context.frame_size or 960
+            format=stream.codec_context.format,
+            layout="mono",
+            rate=rate,
+            frame_size=stream.codec_context.frame_size or 960,
         )
         for piece in [*resampler.resample(frame), *resampler.resample(None)]:
             for packet in stream.encode(piece):
@@ -66,7 +71,8 @@ def test_one_sample_more_is_one_millisecond_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [("ogg", "libopus"), ("mp3", "libmp3lame"), ("flac", "flac"), ("ipod", "aac"), ("webm", "libopus")]
+    ("container", "codec"),
+    [("ogg", "libopus"), ("mp3", "libmp3lame"), ("flac", "flac"), ("ipod", "aac"), ("webm", "libopus")],
 )
 def test_the_usual_formats_are_decoded_to_the_right_length(container, codec) -> None:
     data = encoded(container, codec, tone(2000, 48_000))
@@ -92,32 +98,30 @@ def test_a_file_that_claims_one_hertz_is_refused() -> None:
         probe_duration_ms(wav(tone(1000), rate=1))
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\x00" * 1000, b"#EXTM3U\nhttp://127.0.0.1/x", b"ffconcat version 1.0"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\x00" * 1000, b"#EXTM3U\nhttp://127.0.0.1/x", b"ffconcat version 1.0"]
+)
 def test_what_is_no_audio_is_refused_with_what_to_send(data) -> None:
     assert container_format(data) is None
     with pytest.raises(TaskError, match=r"could not be decoded.*send OGG/Opus, WAV, MP3"):
         probe_duration_ms(data)
 
 
-@given(st.sampled_from([b"OggS", b"RIFF\0\0\0\0WAVE", b"fLaC", b"\0\0\0\x18ftypisom", b"\x1aE\xdf\xa3", b"ID3", b"\xff\xfb"]),
-       st.binary(max_size=300))  # fmt: skip
+MAGICS = [b"OggS", b"RIFF\0\0\0\0WAVE", b"fLaC", b"\0\0\0\x18ftypisom", b"\x1aE\xdf\xa3", b"ID3", b"\xff\xfb"]
+
+
+@given(st.sampled_from(MAGICS), st.binary(max_size=300))
 def test_a_right_beginning_and_garbage_behind_is_refused(magic, rest) -> None:
-    try:
-        duration = probe_duration_ms(magic + rest)
-    except TaskError as error:
-        assert error.param == "file"
-    else:
-        assert duration > 0
+    with contextlib.suppress(TaskError):
+        assert probe_duration_ms(magic + rest) > 0
 
 
 @given(st.integers(0, len(VOICE) - 1), st.integers(1, 255))
 def test_a_damaged_voice_message_is_decoded_or_refused(at, flip) -> None:
     damaged = bytearray(VOICE)
     damaged[at] ^= flip
-    try:
+    with contextlib.suppress(TaskError):
         assert probe_duration_ms(bytes(damaged)) > 0
-    except TaskError:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +180,7 @@ def test_a_cancelled_job_leaves_the_recogniser_usable(engine) -> None:
         engine.step()
     engine.cancel(1)
     assert engine.step() == []
-    assert [e.text for e in transcribe(engine, VOICE) if isinstance(e, Segment)][0] == "i am on my way home"
+    assert next(e.text for e in transcribe(engine, VOICE) if isinstance(e, Segment)) == "i am on my way home"
 
 
 def test_other_languages_and_tasks_are_refused(engine) -> None:

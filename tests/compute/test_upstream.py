@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+
 from compute import (
     ChatRequest,
     CompletionRequest,
@@ -87,7 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         """Send payloads as events, cut every ``piece`` bytes wherever that falls."""
         self.begin_stream()
         text = "".join(
-            f"data: {p if isinstance(p, str) else json.dumps(p, ensure_ascii=False)}{newline}{newline}" for p in payloads
+            f"data: {p if isinstance(p, str) else json.dumps(p, ensure_ascii=False)}{newline}{newline}"
+            for p in payloads
         ).encode()
         for at in range(0, len(text), piece or len(text)):
             self.send_piece(text[at : at + (piece or len(text))])
@@ -139,7 +141,11 @@ def serve(engine, request, job: int = 1, deadline_s: float = 10.0):
 
 
 def delta(content=None, *, finish=None, usage=None, **fields):
-    choice = {"index": 0, "delta": ({"content": content} if content is not None else {}) | fields, "finish_reason": finish}
+    choice = {
+        "index": 0,
+        "delta": ({"content": content} if content is not None else {}) | fields,
+        "finish_reason": finish,
+    }
     return {"choices": [choice]} | ({"usage": usage} if usage else {})
 
 
@@ -171,7 +177,8 @@ def test_fields_are_passed_on_and_names_are_mapped(monkeypatch) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", "s3cret")
     request = ChatRequest(
         "sold-as", (Message("system", "be brief"), Message("tool", "42", {"tool_call_id": "a"})),
-        Sampling(7, 0.5, 0.9, 3, ("END",)), {"tools": [{"type": "function"}], "response_format": {"type": "json_object"}},
+        Sampling(7, 0.5, 0.9, 3, ("END",)),
+        {"tools": [{"type": "function"}], "response_format": {"type": "json_object"}},
     )  # fmt: skip
     script: Script = lambda handler, body: handler.stream(delta("x"), delta(finish="length"), "[DONE]")  # noqa: E731
     with serving(script, models={"sold-as": "big-model"}, api_key_env="UPSTREAM_KEY") as (server, engine):
@@ -242,7 +249,10 @@ def test_completions_are_streamed_from_their_own_path() -> None:
 
 
 def test_a_transcription_is_sent_as_a_form_and_billed_by_its_length() -> None:
-    answer = {"text": "a b", "segments": [{"text": " a", "start": 0.0, "end": 1.5}, {"text": " b", "start": 1.5, "end": 3}]}
+    answer = {
+        "text": "a b",
+        "segments": [{"text": " a", "start": 0.0, "end": 1.5}, {"text": " b", "start": 1.5, "end": 3}],
+    }
     request = TranscribeRequest("big-model", VOICE, probe_duration_ms(VOICE), "en")
     with serving(lambda handler, body: handler.reply(200, answer)) as (server, engine):
         events = serve(engine, request)
@@ -341,8 +351,6 @@ async def test_many_jobs_stream_at_once_through_the_scheduler() -> None:
         barrier.wait(10)  # passes only when all eight are in flight
         handler.stream(delta(body["messages"][0]["content"]), delta(finish="stop"), "[DONE]")
 
-
-
     texts = {}
     with serving(together, max_batch=8) as (server, _):
         engine = create("openai_upstream", base_url=server.url, max_batch=8)
@@ -365,8 +373,9 @@ def test_reserved_extra_fields_are_refused() -> None:
 def test_all_listed_models_are_served_unless_some_are_chosen() -> None:
     with serving(hang) as (_, engine):
         assert {c.model for c in engine.capabilities()} == {"big-model", "other"}
-    with pytest.raises(EngineUnavailable, match=r"does not serve gone; its models: big-model, other"), serving(
-        hang, models={"x": "gone"}
+    with (
+        pytest.raises(EngineUnavailable, match=r"does not serve gone; its models: big-model, other"),
+        serving(hang, models={"x": "gone"}),
     ):
         pass
 
