@@ -32,7 +32,21 @@ GOAWAY: Final = 10
 CLOSE: Final = 11
 REKEY: Final = 12
 
-NAMES: Final = ["PAD", "OPEN", "MESSAGE", "BEGIN", "PART", "END", "RESET", "CREDIT", "PING", "PONG", "GOAWAY", "CLOSE", "REKEY"]
+NAMES: Final = [
+    "PAD",
+    "OPEN",
+    "MESSAGE",
+    "BEGIN",
+    "PART",
+    "END",
+    "RESET",
+    "CREDIT",
+    "PING",
+    "PONG",
+    "GOAWAY",
+    "CLOSE",
+    "REKEY",
+]
 
 FIXED_LENGTH: Final = {OPEN: 0, END: 0, CREDIT: 4, PING: 8, PONG: 8, REKEY: 0}
 """Kinds whose payload has exactly one length."""

@@ -70,7 +70,10 @@ class SocketLink:
     async def send(self, data: memoryview) -> int:
         """See :class:`Link`."""
         while True:
-            await trio.lowlevel.wait_writable(self._sock)
+            try:
+                await trio.lowlevel.wait_writable(self._sock)
+            except (trio.ClosedResourceError, ValueError) as error:
+                raise ConnectionAbortedError("the socket was closed here") from error
             try:
                 return self._sock.send(data)
             except BlockingIOError:
@@ -86,7 +89,10 @@ class SocketLink:
     async def receive(self, buffer: memoryview) -> int:
         """See :class:`Link`."""
         while True:
-            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                await trio.lowlevel.wait_readable(self._sock)
+            except (trio.ClosedResourceError, ValueError) as error:
+                raise ConnectionAbortedError("the socket was closed here") from error
             try:
                 return self._sock.recv_into(buffer)
             except BlockingIOError:

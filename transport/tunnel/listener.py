@@ -129,9 +129,19 @@ async def open_tunnel_listener(
             return
         await listener.serve_link(link)
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, serve, sockets)
-        try:
-            yield listener
-        finally:
-            nursery.cancel_scope.cancel()
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, serve, sockets)
+            try:
+                yield listener
+            except BaseException as error:
+                raised = error
+                raise
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is ours, not the user's: his exception comes out as it went in.
+        if raised is None or group.exceptions != (raised,):
+            raise
+        raise raised from None

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import trio
 
@@ -221,18 +221,25 @@ class Tunnel:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if error is None:
-            await self.aclose()
-        else:
-            self._shut(TunnelClosed("closed by us", clean=True))
+    ) -> Literal[False]:
+        raised = error
         try:
-            return await self._nursery.__aexit__(kind, error, trace)
+            if error is None:
+                await self.aclose()
+        except BaseException as closing:  # cancelled while closing: the nursery must be left all the same
+            raised = closing
+        self._shut(TunnelClosed("closed by us", clean=True))
+        at = None if raised is None else raised.__traceback__
+        try:
+            await self._nursery.__aexit__(None if raised is None else type(raised), raised, at)
         except BaseExceptionGroup as group:
             # The nursery is ours, not the user's: his exception comes out as it went in.
-            if error is not None and group.exceptions == (error,):
-                return False
-            raise
+            if raised is None or group.exceptions != (raised,):
+                raise
+        if raised is not error:
+            assert raised is not None
+            raise raised
+        return False
 
     def _closed_error(self) -> TunnelClosed:
         """A fresh exception for one caller: raising a shared one would pile up its tracebacks."""
