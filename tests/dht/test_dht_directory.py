@@ -45,7 +45,7 @@ async def node(number: int, *bootstrap: Libp2pHost, subnet: str = "main") -> Asy
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that has no event to wait for."""
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110  # state of several hosts
+        while not condition():  # state of several hosts
             await trio.sleep(0.01)
 
 
@@ -174,7 +174,7 @@ async def test_a_neighbour_that_answers_for_ever_or_not_at_all_costs_one_questio
 async def test_nobody_is_served_more_than_his_allowance() -> None:
     async with node(1) as (server, _), Libp2pHost.open(identity(2)) as greedy, node(3, server) as (_, honest):
         served = 0
-        with trio.fail_after(20), pytest.raises(StreamError):  # noqa: PT012  # which one fails depends on the clock
+        with trio.fail_after(20), pytest.raises(StreamError):  # which one fails depends on the clock
             while served < 3 * SERVE_BURST_PAGES:
                 stream = await greedy.open_stream(server.peer_id, PROTOCOL, addrs=server.addrs)
                 await stream.send(PageRequest().to_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from ipaddress import ip_address
 
 import psutil
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
@@ -43,7 +44,8 @@ def split_peer(text: str) -> tuple[PeerId, Multiaddr]:
 
 
 def expand_wildcard(addr: Multiaddr) -> list[Multiaddr]:
-    """``/ip4/0.0.0.0/…`` and ``/ip6/::/…`` as the addresses of our interfaces; loopback only if there is no other."""
+    """``/ip4/0.0.0.0/…`` and ``/ip6/::/…`` as the addresses of our interfaces, public ones first, loopback only if
+    there is no other."""
     host, port = host_and_port(addr)
     if (family := _WILDCARDS.get(host)) is None:
         return [addr]
@@ -53,8 +55,9 @@ def expand_wildcard(addr: Multiaddr) -> list[Multiaddr]:
         for entry in entries
         if entry.family == family and "%" not in entry.address
     ]
-    outside = [address for address in found if not address.startswith("127.") and address != "::1"]
-    return [Multiaddr(f"/{_FAMILY_NAMES[family]}/{address}/tcp/{port}") for address in sorted(outside or found)]
+    outside = [address for address in found if not ip_address(address).is_loopback]
+    best_first = sorted(outside or found, key=lambda address: (not ip_address(address).is_global, address))
+    return [Multiaddr(f"/{_FAMILY_NAMES[family]}/{address}/tcp/{port}") for address in best_first]
 
 
 def explain(error: BaseException) -> str:

@@ -83,6 +83,11 @@ class Gossip:
             await manager.wait_started()
         await self._pubsub.wait_until_ready()
 
+    def stop(self) -> None:
+        """End the thread that upstream starts for each cache of seen messages and leaves running
+        (tools/timed_cache/base_timed_cache.py:25)."""
+        self._pubsub.seen_messages._stop_event.set()
+
     async def publish(self, topic: str, data: bytes) -> None:
         """Sign ``data`` and give it to the mesh. Raises :class:`HostError` when it is too long."""
         if len(data) > MAX_GOSSIP_BYTES:

@@ -42,6 +42,7 @@ from transport.host.limits import (
     DIAL_S,
     DROPPED_PEER_S,
     EVENT_QUEUE,
+    MAX_ADVERTISED_ADDRS,
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_PEER,
     MAX_DIAL_ADDRS,
@@ -139,6 +140,7 @@ class Libp2pHost:
 
     async def _stop(self) -> None:
         self._swarm._closing = True
+        self._gossip.stop()
         for listener in self._swarm.listeners.values():
             await listener.close()
         async with trio.open_nursery() as nursery:
@@ -154,13 +156,14 @@ class Libp2pHost:
 
     @property
     def addrs(self) -> Sequence[str]:
-        """The announced multiaddrs, else those listened on with wildcards expanded to our interfaces' addresses."""
+        """The announced multiaddrs, else those listened on with wildcards expanded to our interfaces' addresses (four
+        at most)."""
         return [f"{addr}/p2p/{self._peer_id}" for addr in self._advertised()]
 
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
             return [Multiaddr(addr) for addr in self._announce]
-        return [expanded for addr in self._listening for expanded in expand_wildcard(addr)]
+        return [expanded for addr in self._listening for expanded in expand_wildcard(addr)][:MAX_ADVERTISED_ADDRS]
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""

@@ -20,6 +20,9 @@ INBOUND_HANDSHAKE_S = 8.0
 DIAL_S = 8.0
 """From the first SYN to an authenticated connection, for one address."""
 
+MAX_ADVERTISED_ADDRS = 4
+"""Addresses that we tell others, public ones first: a machine with many bridges would fill its records with them."""
+
 MAX_DIAL_ADDRS = 8
 """Addresses of one peer tried in one dial: a record must not make us a port scanner."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -451,11 +452,13 @@ async def test_p15_a_message_in_many_pieces_is_read_whole() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_p16_a_closed_host_leaves_no_task_behind(new_host: Any) -> None:
+async def test_p16_a_closed_host_leaves_no_task_or_thread_behind(new_host: Any) -> None:
+    threads = set(threading.enumerate())
     before = trio.lowlevel.current_statistics().tasks_living
     async with new_host() as server, new_host(listen=[]) as client:
         await client.connect(server.addrs[0])
     await until(lambda: trio.lowlevel.current_statistics().tasks_living <= before)
+    await until(lambda: set(threading.enumerate()) <= threads)
 
 
 async def test_p16_nothing_runs_as_a_system_task(new_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:

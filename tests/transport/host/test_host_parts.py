@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 import transport.host
 from transport.host import DialError, HostError, background
-from transport.host.addresses import explain, parse_addr, split_peer
+from transport.host.addresses import expand_wildcard, explain, parse_addr, split_peer
 from transport.host.bootstrap import keep_connected, retry_delays
 from transport.host.limits import BOOTSTRAP_FIRST_RETRY_S, BOOTSTRAP_MAX_RETRY_S
 from transport.host.queues import NewsQueue
@@ -180,3 +180,17 @@ def test_the_facade_offers_what_it_names_and_is_sorted() -> None:
 def test_the_interface_is_imported_without_libp2p() -> None:
     code = "import sys, transport.host; sys.exit('libp2p' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_wildcard_becomes_our_addresses_public_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+    from types import SimpleNamespace
+
+    found = ["127.0.0.1", "172.17.0.1", "8.8.4.4", "10.0.0.5"]
+    interfaces = {"all": [SimpleNamespace(family=socket.AF_INET, address=address) for address in found]}
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: interfaces)
+    names = [str(addr).split("/")[2] for addr in expand_wildcard(parse_addr("/ip4/0.0.0.0/tcp/9"))]
+    assert names == ["8.8.4.4", "10.0.0.5", "172.17.0.1"]
+    interfaces["all"] = interfaces["all"][:1]
+    assert [str(addr) for addr in expand_wildcard(parse_addr("/ip4/0.0.0.0/tcp/9"))] == ["/ip4/127.0.0.1/tcp/9"]
+    assert expand_wildcard(parse_addr("/ip4/1.2.3.4/tcp/9")) == [parse_addr("/ip4/1.2.3.4/tcp/9")]
