@@ -269,7 +269,11 @@ class PayeeChannel:
             return None
         if sent.amount_nanoton < self.account.promised_nanoton or sent.amount_nanoton > self.account.deposit_nanoton:
             raise Refused(ErrorCode.PROTOCOL, "a voucher sinks or exceeds the deposit")
-        if sent.amount_nanoton == 0 or not self._verify_voucher(sent.seq, sent.amount_nanoton, sent.signature):
+        if (
+            sent.seq == 0
+            or sent.amount_nanoton == 0
+            or not self._verify_voucher(sent.seq, sent.amount_nanoton, sent.signature)
+        ):
             raise Refused(ErrorCode.PROTOCOL, "a voucher's signature does not verify")
         return VoucherRecord(self.channel, sent.seq, sent.amount_nanoton, sent.signature)
 

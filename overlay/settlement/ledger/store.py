@@ -113,6 +113,7 @@ class Store:
             self._fault("written")
             self._db.execute("COMMIT")
         except BaseException as error:
+            self._ids.clear()  # a channel that was added in this transaction does not exist
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -127,6 +128,7 @@ class Store:
         try:
             yield
         except BaseException:
+            self._ids.clear()
             self._db.execute("ROLLBACK TO one")
             self._db.execute("RELEASE one")
             raise
@@ -146,10 +148,7 @@ class Store:
             if row is None:
                 raise LedgerConflict(f"no channel {channel} in the ledger")
             known = int(row[0])
-            # A channel's row is never deleted, but one inserted in a transaction that fails never existed; SQLite may
-            # give its number to another. So only committed rows are remembered.
-            if not self._db.in_transaction:
-                self._ids[channel] = known
+            self._ids[channel] = known
         return known
 
     # -- channels ----------------------------------------------------------------------------------------------------
