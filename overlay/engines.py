@@ -51,13 +51,25 @@ def _options(name: str, config: Config) -> dict[str, Any]:
             raise ConfigError(f"engine.upstream.api_key_env names {upstream.api_key_env}, which is not set")
         return {
             "base_url": upstream.base_url,
-            "api_key_env": upstream.api_key_env,
-            "models": upstream.models,
-            "max_parallel": upstream.max_parallel,
+            "api_key_env": upstream.api_key_env or None,
+            "models": {model: model for model in upstream.models} or None,
+            "tasks": _tasks_of(name, config),
+            "max_batch": upstream.max_parallel,
         }
     if name == "exllamav2":
         model = config.engine.exllamav2
         if not model.model_dir:
             raise ConfigError("the exllamav2 engine needs engine.exllamav2.model_dir, a directory with an EXL2 model")
-        return {"model_dir": model.model_dir, "model": model.model, "max_batch": model.max_batch, "cache": model.cache}
+        return {
+            "folder": model.model_dir, "model": model.model or None, "max_batch": model.max_batch, "cache": model.cache
+        }  # fmt: skip
     return {}
+
+
+def _tasks_of(name: str, config: Config) -> list[Task]:
+    """Which of the tasks on offer the configuration gives to the engine ``name``."""
+    tasks = served_tasks(config)
+    given = tasks - {Task.TRANSCRIBE} if name in config.engine.chat else set()
+    if name in config.engine.transcribe:
+        given |= tasks & {Task.TRANSCRIBE}
+    return sorted(given)
