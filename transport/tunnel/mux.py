@@ -172,7 +172,7 @@ class Mux:
         """Credit to announce now. A stream whose reader keeps up gets a larger window, while the pool lasts."""
         if stream.peer_ended or stream.reset is not None:
             return 0
-        if not stream.lending and stream.window < MAX_WINDOW:
+        if stream.window < MAX_WINDOW:
             more = min(stream.window, MAX_WINDOW - stream.window, self._pool // 2)
             stream.window += more
             self._pool -= more
