@@ -14,7 +14,7 @@ _ENGINES = {
     "demo_llama": ("compute.engines.demo_llama", "DemoLlamaEngine"),
     "exllamav2": ("compute.engines.exllamav2", "ExLlamaV2Engine"),
     "openai_upstream": ("compute.engines.openai_upstream", "OpenAIUpstreamEngine"),
-    "pocketsphinx": ("compute.engines.pocketsphinx", "PocketSphinxEngine"),
+    "pocketsphinx": ("compute.engines.isolated", "pocketsphinx"),
 }
 
 

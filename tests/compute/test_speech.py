@@ -12,12 +12,27 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute import ChatRequest, Finished, Message, Segment, Started, TaskError, TranscribeRequest, Unit, total
+from compute import (
+    ChatRequest,
+    EngineFailure,
+    EngineUnavailable,
+    Finished,
+    Message,
+    Scheduler,
+    Segment,
+    Started,
+    TaskError,
+    TranscribeRequest,
+    Unit,
+    total,
+)
 from compute.audio import container_format, decode_chunks, milliseconds, probe_duration_ms
 from compute.engines import create
+from compute.engines.isolated import IsolatedEngine
 
 VOICE = (Path(__file__).parents[2] / "simulations" / "data" / "voice.ogg").read_bytes()
 
@@ -184,13 +199,66 @@ def test_a_cancelled_job_leaves_the_recogniser_usable(engine) -> None:
 
 
 def test_other_languages_and_tasks_are_refused(engine) -> None:
-    with pytest.raises(TaskError, match="English"):
-        engine.submit(1, TranscribeRequest("m", VOICE, 5054, "de"))
-    with pytest.raises(TaskError, match="task"):
-        engine.submit(1, ChatRequest("m", (Message("user", "hi"),)))
+    (error,) = transcribe(engine, VOICE, language="de")
+    assert isinstance(error, TaskError)
+    assert error.param == "language"
+    engine.submit(2, ChatRequest("m", (Message("user", "hi"),)))
+    ((job, refusal),) = engine.step()
+    assert job == 2
+    assert isinstance(refusal, TaskError)
 
 
 def test_a_wav_header_that_lies_about_its_size_is_harmless() -> None:
     data = bytearray(wav(tone(500)))
     data[40:44] = struct.pack("<I", 0xFFFFFFF0)
     assert probe_duration_ms(bytes(data)) == 500
+
+
+def test_a_recogniser_that_dies_fails_its_job_and_serves_the_next() -> None:
+    engine = create("pocketsphinx")
+    engine.load()
+    try:
+        engine.submit(1, TranscribeRequest("pocketsphinx-en-us", VOICE, probe_duration_ms(VOICE)))
+        engine._child.kill()
+        with pytest.raises(EngineFailure, match="died"):
+            while True:
+                engine.step()
+        assert isinstance(transcribe(engine, wav(tone(300)))[-1], Finished)
+    finally:
+        engine.close()
+    engine.close()
+
+
+def test_a_child_that_sends_nonsense_is_a_failure_not_a_crash() -> None:
+    engine = create("pocketsphinx")
+    for line in (b"hello", b"[]", b'["event", 1, ["t"]]', b'["event", 1]', b"[[[["):
+        with pytest.raises(EngineFailure, match="nonsense"):
+            engine._item(line)
+    engine.close()
+
+
+def test_an_engine_that_cannot_load_in_the_child_says_why() -> None:
+    engine = IsolatedEngine("x", "compute.engines.demo_llama:DemoLlamaEngine", {"folder": "/nowhere"})
+    with pytest.raises(EngineUnavailable, match=r"/nowhere/config\.json"):
+        engine.load()
+    engine.close()
+
+
+async def test_the_node_stays_awake_while_speech_is_written_down() -> None:
+    gaps_s = []
+    async with Scheduler.run([create("pocketsphinx")]) as scheduler, trio.open_nursery() as nursery:
+
+        async def tick() -> None:
+            while True:
+                began = trio.current_time()
+                await trio.sleep(0.002)
+                gaps_s.append(trio.current_time() - began)
+
+        nursery.start_soon(tick)
+        request = TranscribeRequest("pocketsphinx-en-us", VOICE, probe_duration_ms(VOICE))
+        async with scheduler.submit(request) as batches:
+            events = [event async for batch in batches for event in batch]
+        nursery.cancel_scope.cancel()
+    assert isinstance(events[-1], Finished)
+    # In this process the recogniser would hold the interpreter for half a second here.
+    assert sorted(gaps_s)[len(gaps_s) * 9 // 10] < 0.1
