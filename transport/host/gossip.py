@@ -30,8 +30,9 @@ from transport.host.limits import (
 from transport.host.queues import NewsQueue
 from transport.identity import PeerId, public_key_of
 
-# 1.1 for the mesh with scores, 1.2 for IDONTWANT. Later names are py-libp2p's drafts, which nothing else speaks.
-PROTOCOLS = ("/meshsub/1.2.0", "/meshsub/1.1.0", "/meshsub/1.0.0")
+# Not 1.2: py-libp2p says IDONTWANT for every message however small, which doubles the frames of ours. Later names are
+# its drafts, which nothing else speaks.
+PROTOCOLS = ("/meshsub/1.1.0", "/meshsub/1.0.0")
 
 
 def _new_router() -> GossipSub:

@@ -19,6 +19,7 @@ P13   gossipsub heartbeat of 120 s, 10 messages/s                :mod:`transport
 P14   IPv6 peers have no address                                 :mod:`transport.host.tcp`
 P15   reads give up after 100 pieces                             :mod:`transport.host.tcp`
 P13a  more than 32 frames queued for a neighbour are lost        :func:`widen_gossip_queues`
+P13b  each gossip frame is signed and verified as such       :func:`skip_sender_records`
 P16   listeners and identify run as trio system tasks            :mod:`transport.host.tcp`, :func:`identify_in`
 ====  =========================================================  ====================================================
 """
@@ -41,7 +42,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.pubsub import pubsub
+from libp2p.pubsub import gossipsub, pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
@@ -306,6 +307,20 @@ def widen_gossip_queues() -> None:
     """Let a burst of gossip wait for its neighbour. pubsub/rpc_queue.py:39 holds 32 frames and rejects the
     rest, which then travel a heartbeat or more later, by IHAVE and IWANT, or not at all."""
     pubsub.RpcQueue = partial(RpcQueue, GOSSIP_QUEUE)
+
+
+def skip_sender_records() -> None:
+    """Verify a gossip frame's messages, not its sender, whom Noise has authenticated already.
+
+    py-libp2p adds a signed record of the sender's addresses to every frame, outside of the gossipsub specification, and
+    verifies it on each (pubsub/pubsub.py:565, gossipsub.py:932): ten signatures for every one of a message.
+    """
+
+    def ignore(_rpc: Any, _host: Any, _peer: ID) -> bool:
+        return True
+
+    pubsub.maybe_consume_signed_record = ignore
+    gossipsub.maybe_consume_signed_record = ignore
 
 
 # --- P16: system tasks --------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ class Libp2pHost:
         hardening.quiet_libp2p()
         hardening.enforce_receive_window()
         hardening.widen_gossip_queues()
+        hardening.skip_sender_records()
         keys = hardening.libp2p_keys(identity.seed)
         self._peer_id = identity.peer_id
         self._nursery = nursery

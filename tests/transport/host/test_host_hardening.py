@@ -418,6 +418,17 @@ async def test_p13a_a_burst_of_gossip_arrives_whole(new_host: Any) -> None:
         assert len(got) == GOSSIP_QUEUE // 2
 
 
+async def test_p13b_a_frames_own_record_of_its_sender_is_not_looked_at(new_host: Any) -> None:
+    from libp2p.pubsub.pb import rpc_pb2
+
+    async with new_host() as server, new_host(listen=[]) as peer:
+        stream = await raw_stream(peer, server)
+        subscription = rpc_pb2.RPC.SubOpts(subscribe=True, topicid="weather")
+        frame = rpc_pb2.RPC(subscriptions=[subscription], senderRecord=b"no envelope").SerializeToString()
+        await stream.write(MULTISTREAM + b"\x0f/meshsub/1.1.0\n" + encode_varint(len(frame)) + frame)
+        await until(lambda: server._gossip._pubsub.peer_topics.get("weather"))
+
+
 async def test_p14_an_ipv6_peer_has_an_address(new_host: Any) -> None:
     async with new_host(listen=["/ip6/::1/tcp/0"]) as server, new_host(listen=[]) as client:
         await client.connect(server.addrs[0])
