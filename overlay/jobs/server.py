@@ -193,7 +193,7 @@ class _Session:
     async def _accept_late(self) -> None:
         """Tell those jobs that wait that they do: one task for all of a tunnel, so that a job needs no timer."""
         while True:
-            if not self._unaccepted:
+            while not self._unaccepted:  # a quick job is gone again before this task has its turn
                 self._some_unaccepted = trio.Event()
                 await self._some_unaccepted.wait()
             oldest = next(iter(self._unaccepted))

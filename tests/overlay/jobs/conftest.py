@@ -1,4 +1,4 @@
-"""Two parties with real keys, ledgers and machines, and between them either a pair of memory streams or a real tunnel."""
+"""Two parties with real keys, ledgers and machines, and between them memory streams or a real tunnel."""
 
 from __future__ import annotations
 
@@ -183,6 +183,7 @@ class EchoEngine:
         self.batch = 1
         self.delay_s = 0.0
         self.served = 0
+        self.instant = False
         self.produced = 0
 
     @asynccontextmanager
@@ -192,6 +193,11 @@ class EchoEngine:
 
     async def _run(self, request: ChatRequest) -> AsyncIterator[Sequence[object]]:
         prompt = sum(len(message.content.split()) for message in request.messages)
+        if self.instant:
+            count = request.sampling.max_tokens or 1
+            text = [TextDelta(f" t{number}", Usage.of(Unit.COMPLETION, 1)) for number in range(count)]
+            yield [Started(Usage.of(Unit.PROMPT, prompt)), *text, Finished("length")]
+            return
         await trio.sleep(self.delay_s)
         yield [Started(Usage.of(Unit.PROMPT, prompt))]
         count = request.sampling.max_tokens or 1

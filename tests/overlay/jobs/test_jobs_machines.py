@@ -1,5 +1,5 @@
-"""Payer and payee machines against each other, with lost messages, broken tunnels and crashes on either side, and against
-adversaries. What must hold: no voucher sinks or exceeds what was delivered, and in the end both books say the same."""
+"""Payer and payee machines against each other, with lost messages, broken tunnels and crashes on either side, and
+against adversaries. What must hold: no voucher sinks or exceeds what was delivered, and in the end both books say the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compute.tasks import ChatRequest, Message, Sampling, Started, TextDelta
 from compute.usage import Prices, Unit, Usage
 from overlay.jobs import Overcharged, PayerChannel, Refused, SignedReceipt, sign_receipt
 from overlay.jobs.effects import Effects
-from overlay.jobs.messages import Ack, Claim, Pay, Ready, Receipts, VoucherSent, View, decode, encode
+from overlay.jobs.messages import Ack, Claim, Pay, Ready, Receipts, View, VoucherSent, decode, encode
 from overlay.jobs.payee import PayeeChannel
 from overlay.settlement.ledger import (
     GENESIS_HASH,

@@ -81,7 +81,7 @@ async def test_a_small_credit_window_only_slows_a_paying_client_down(world, kit)
     near, _ = world.connect()
     async with world.job_client(near) as client:
         channel = await client.attach(await world.payer())
-        text, run, _ = await run_job(client, agreement, channel, kit.chat("hello", 40))
+        text, _, _ = await run_job(client, agreement, channel, kit.chat("hello", 40))
         await channel.settled()
     assert text.count("t") == 40
     assert channel.payments >= 201 // 12
@@ -239,3 +239,19 @@ async def test_garbage_closes_the_tunnel_and_only_that(world, kit):
         channel = await client.attach(await world.payer())
         text, _, _ = await run_job(client, agreement, channel, kit.chat("hi", 3))
     assert text == " t0 t1 t2"
+
+
+async def test_jobs_that_are_over_at_once_come_one_after_another(world, kit):
+    agreement = world.agreement(credit_window_nanoton=5000)
+    await world.server.add_agreement(agreement)
+    world.engine.instant = True
+    near, far = world.connect()
+    async with world.job_client(near) as client:
+        channel = await client.attach(await world.payer())
+        for _ in range(20):
+            text, _, batches = await run_job(client, agreement, channel, kit.chat("hi", 3))
+            assert (text, batches) == (" t0 t1 t2", 1)
+        await channel.settled()
+    jobs = [stream for stream in far.streams if not stream.dead][-20:]
+    assert all(stream.sends == 1 for stream in jobs), "acceptance, events and receipt leave as one send"
+    assert await sums(world, kit) == [(320, 320), (320, 320)]
