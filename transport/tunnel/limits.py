@@ -19,6 +19,12 @@ BATCH_RECORDS = 17
 BATCH_PLAIN = BATCH_RECORDS * MAX_RECORD_PLAIN
 """Plaintext bytes in one batch: also the largest stall of a small message behind a bulk one."""
 
+MIN_QUANTUM = 32_768
+"""Least bulk in a batch on a slow link: 26 ms at 10 Mbit/s."""
+
+BATCH_SECONDS = 0.02
+"""A batch that took longer to leave is followed by one with half as much bulk, so that tokens pass sooner."""
+
 RING_BYTES = BATCH_RECORDS * 65_536
 """Receive ring: as much as the other side sends in one batch."""
 

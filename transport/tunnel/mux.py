@@ -78,6 +78,7 @@ class Mux:
         self._body: StreamCore | None = None
         self._body_left = 0
         self._rekey = False
+        self._pause = False
 
     # --- our side ------------------------------------------------------------------------------------------------
 
@@ -194,8 +195,11 @@ class Mux:
 
     # --- the peer's side -----------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> None:
-        """Take the next plaintext bytes. Raises :class:`ProtocolViolation`."""
+    def feed(self, data: bytes) -> bool:
+        """Take the next plaintext bytes. Raises :class:`ProtocolViolation`.
+
+        True when they completed a message in its reader's own memory, so that it should run and ask for the next.
+        """
         if self._partial:
             data = self._partial + data
             self._partial = b""
@@ -239,6 +243,8 @@ class Mux:
             position = stop
         if position < end:
             self._partial = data[position:]
+        pause, self._pause = self._pause, False
+        return pause
 
     def direct(self, size: int) -> memoryview | None:
         """Where the next ``size`` bytes may be written directly: a part of a waiting reader's memory, or None."""
@@ -252,7 +258,9 @@ class Mux:
         stream = self._body
         assert stream is not None
         self._body_left -= size
-        return self._body_came(stream, size)
+        self._body_came(stream, size)
+        pause, self._pause = self._pause, False
+        return pause
 
     def take_rekey(self) -> bool:
         """Whether the data just fed ended with REKEY: the next record comes under the next key."""
@@ -384,12 +392,13 @@ class Mux:
             stream.assembly += memoryview(data)[start:stop]
         self._body_came(stream, stop - start)
 
-    def _body_came(self, stream: StreamCore, size: int) -> bool:
+    def _body_came(self, stream: StreamCore, size: int) -> None:
         stream.got += size
         if stream.got < stream.expected:
-            return False
+            return
         if stream.sink is not None:
             stream.sink_done = stream.got
+            self._pause = True
         else:
             stream.inbox.append(bytes(stream.assembly))
             stream.inbox_cost += stream.got + FRAME_COST
@@ -398,7 +407,6 @@ class Mux:
         stream.charged = 0
         stream.lending = False
         self._wake(stream)
-        return True
 
     # --- both ----------------------------------------------------------------------------------------------------
 

@@ -137,8 +137,8 @@ class PlainSink(Protocol):
     def direct_done(self, size: int) -> bool:
         """The bytes asked for with :meth:`direct` are there. True asks the caller to let readers run first."""
 
-    def feed(self, data: bytes) -> None:
-        """Take the next plaintext bytes, whatever they are."""
+    def feed(self, data: bytes) -> bool:
+        """Take the next plaintext bytes, whatever they are. True asks the caller to let readers run first."""
 
     def take_rekey(self) -> bool:
         """Whether the record just fed ended with REKEY."""
@@ -201,10 +201,13 @@ class RecordOpener:
                 key.bytes += size
                 target = sink.direct(size)
                 if target is None:
-                    sink.feed(key.aead.decrypt(key.next_nonce(), view[start + LENGTH_BYTES : stop], None))
+                    plain = key.aead.decrypt(key.next_nonce(), view[start + LENGTH_BYTES : stop], None)
                     start = stop
+                    pause = sink.feed(plain)
                     if sink.take_rekey():
                         key.rekey()
+                    if pause:
+                        return True
                     continue
                 key.aead.decrypt_into(key.next_nonce(), view[start + LENGTH_BYTES : stop], None, target)
                 start = stop

@@ -109,6 +109,8 @@ class TunnelStream:
                 await tunnel._crowd.park()
             else:
                 await self._senders.park()
+            # When all tasks of a stream are cancelled together, the first resets it and the others must see Cancelled.
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._check_sendable()
 
     async def _send_bulk(self, message: Outgoing) -> None:
@@ -119,6 +121,7 @@ class TunnelStream:
             while not message.done:
                 self._check_sendable()
                 await self._senders.park()
+                await trio.lowlevel.checkpoint_if_cancelled()
         finally:
             # Also on cancellation: nothing may refer to the caller's memory after this.
             if not message.done and core.reset is None and not self._mux.out.withdraw(core, message):
@@ -211,6 +214,7 @@ class TunnelStream:
         if core.peer_ended:
             return False
         if core.reset is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # see _may_send
             raise StreamReset(*core.reset)
         if tunnel._closed is not None:
             raise tunnel._closed_error()

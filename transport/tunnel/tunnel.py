@@ -20,8 +20,11 @@ from transport.tunnel.errors import ProtocolViolation, TunnelClosed
 from transport.tunnel.frames import CLOSE, REKEY, frame, reason_payload
 from transport.tunnel.handshake import HandshakeResult, Pattern
 from transport.tunnel.limits import (
+    BATCH_PLAIN,
+    BATCH_SECONDS,
     CLOSE_SECONDS,
     DEAD_SECONDS,
+    MIN_QUANTUM,
     PING_SECONDS,
     REKEY_SECONDS,
     STALL_SECONDS,
@@ -78,6 +81,8 @@ class Tunnel:
         self._unsent: memoryview | None = None
         self._idle_writer: trio.lowlevel.Task | None = None
         self._batches = 0
+        self._timed = False
+        self._filled_at = 0.0
         self._turns = 0
         self._crowd = trio.lowlevel.ParkingLot()
         self._rekey_due = False
@@ -293,13 +298,27 @@ class Tunnel:
             return False
         self._bytes_sent += len(self._unsent)
         self._batches += 1
+        self._timed = len(self._unsent) >= MIN_QUANTUM
+        if self._timed:
+            self._filled_at = trio.current_time()
         return True
 
     def _sent(self, size: int) -> None:
         assert self._unsent is not None
         self._unsent = self._unsent[size:] if size < len(self._unsent) else None
-        if self._unsent is None and self._leaving:
-            self._farewell_sent.set()
+        if self._unsent is None:
+            if self._timed:
+                self._adapt(trio.current_time() - self._filled_at)
+            if self._leaving:
+                self._farewell_sent.set()
+
+    def _adapt(self, batch_s: float) -> None:
+        """Size the bulk in a batch to the link: on a slow one a token would wait too long behind a full batch."""
+        out = self._mux.out
+        if batch_s > BATCH_SECONDS:
+            out.quantum = max(out.quantum // 2, MIN_QUANTUM)
+        elif batch_s < BATCH_SECONDS / 4:
+            out.quantum = min(out.quantum * 2, BATCH_PLAIN)
 
     def _flush(self) -> None:
         """Send what is queued right now, as far as the socket takes it; the writer does the rest."""
@@ -413,6 +432,8 @@ class Tunnel:
         while opener.open_into(mux):
             # A long message is whole: let its reader ask for the next, so that that is opened in place too.
             self._after_core()
+            # Twice, for trio shuffles the tasks that are ready: after the second turn the reader has had its own.
+            await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
         self._after_core()
         if mux.peer_closed is None:

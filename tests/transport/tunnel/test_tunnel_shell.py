@@ -374,6 +374,41 @@ async def tampered(change: object) -> tuple[list[bytes], TunnelClosed | None]:
             return got, theirs.closed
 
 
+class Slow(Tamper):
+    """A link of one megabyte a second."""
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.sleep(len(data) / 1_000_000)
+        await self.stream.send_all(data)
+
+
+async def test_a_token_passes_a_tensor_soon_even_on_a_slow_link(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        ends: list[Tunnel] = []
+
+        async def dialler() -> None:
+            ends.append(await connect(StreamLink(Slow(left)), ALICE, BOB.peer_id))
+
+        nursery.start_soon(dialler)
+        theirs = await answer(StreamLink(right), BOB)
+        await trio.testing.wait_all_tasks_blocked()
+        async with theirs, ends[0] as mine:
+            bulk, token = await mine.open_stream(), await mine.open_stream()
+            nursery.start_soon(bulk.send_message, bytes(10_000_000))
+            nursery.start_soon((await theirs.accept()).receive_message_into, bytearray(10_000_000))
+            incoming = await theirs.accept()
+            await trio.sleep(5)  # long enough to learn how slow the link is
+            waits = []
+            for _ in range(10):
+                start = trio.current_time()
+                await token.send_message(b"token")
+                await incoming.receive_message(10)
+                waits.append(trio.current_time() - start)
+            assert max(waits) < 0.15
+            nursery.cancel_scope.cancel()
+
+
 async def test_every_flipped_byte_of_a_record_ends_the_tunnel_and_delivers_nothing(autojump_clock: object) -> None:
     size = 2 + 8 + 3 + 16
     for position in range(size):
