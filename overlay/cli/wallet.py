@@ -62,6 +62,7 @@ def import_words(role: RoleOption = "client", data_dir: o.DataDirOption = None, 
 
 
 def _store(role: str, data_dir: Path | None, words: str, as_json: bool) -> None:
+    from overlay.chain import NETWORK_NAMES
     from overlay.settlement import wallet_address
 
     with open_data_dir(_directory(data_dir, role)) as directory:
@@ -69,9 +70,12 @@ def _store(role: str, data_dir: Path | None, words: str, as_json: bool) -> None:
         if path.exists():
             raise ConfigError(f"there is a wallet already: {path}; move the file away first if you mean it")
         write_private(path, words + "\n")
-    address = wallet_address(words.split())
+    # A v5r1 wallet's address holds the network's id: the same words, another address on each network.
+    addresses = {name: wallet_address(words.split(), network_id) for network_id, name in NETWORK_NAMES.items()}
     output = Output(as_json)
     if as_json:
-        output.document({"address": address})
-    else:
-        output.line(f"address {address}; its 24 words are in {path}: back that file up")
+        output.document({"addresses": addresses, "file": str(path)})
+        return
+    for name, address in addresses.items():
+        output.line(f"{name:8} {address}")
+    output.line(f"its 24 words are in {path}: back that file up, and show it to nobody")
