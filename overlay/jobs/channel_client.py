@@ -30,7 +30,15 @@ from overlay.jobs.messages import (
 )
 from overlay.jobs.payer import PayerChannel, SignVoucher, VerifyVoucher
 from overlay.jobs.receipt import SignedReceipt
-from overlay.settlement.ledger import ChannelEvent, ChannelRecord, ChannelStatus, GroupCommit, Reservation, Store
+from overlay.settlement.ledger import (
+    ChannelEvent,
+    ChannelRecord,
+    ChannelStatus,
+    GroupCommit,
+    LedgerError,
+    Reservation,
+    Store,
+)
 from transport.identity import Identity
 from transport.tunnel import ResetCode, TunnelError
 from transport.wire import WireError
@@ -244,6 +252,9 @@ class ChannelClient:
                 self._pulse()
         except TunnelError as error:
             self._break(ProviderGone(f"the provider let go of the payment stream: {error}"))
+        except LedgerError as error:
+            # A voucher that is not on the disk never leaves; what was signed in memory is forgotten with this machine.
+            self._break(ChannelUnusable(f"the payment could not be written, so it was not made: {error}"))
 
     async def _write_payment(self) -> list[bytes]:
         effects = self.payer.payment()

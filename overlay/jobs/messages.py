@@ -360,10 +360,11 @@ def _events(value: list[Any]) -> Events:
 
 def _failed(value: list[Any]) -> Failed:
     code, message, retry_after, param, receipt = _fields(value, 5)
+    name = _text("an error's code", code, 40)
     try:
-        parsed = ErrorCode(_text("an error's code", code, 40))
+        parsed = ErrorCode(name)
     except ValueError as error:
-        raise WireError(f"unknown error code {code[:40]!r}") from error
+        raise WireError(f"unknown error code {name!r}") from error
     return Failed(
         parsed,
         _text("an error's message", message),

@@ -1,5 +1,5 @@
 """Payer and payee machines against each other, with lost messages, broken tunnels and crashes on either side, and
-against adversaries. What must hold: no voucher sinks or exceeds what was delivered, and in the end both books say the same."""
+against adversaries. No voucher sinks or exceeds what was delivered, and in the end both books say the same."""
 
 from __future__ import annotations
 
