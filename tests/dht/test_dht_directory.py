@@ -76,9 +76,11 @@ async def test_who_is_connected_already_hears_a_new_provider_a_new_price_and_a_w
 
 async def test_a_provider_that_returns_after_its_withdrawal_is_known_again() -> None:
     async with node(1) as (boot, known):
-        async with node(2, boot) as (_, provider):
+        async with node(2, boot) as (host, provider):
             await provider.announce(selling("a"))
             await until(known.models)
+            # A withdrawal travels by gossip, so there must be gossip by then.
+            await until(lambda: host._gossip._pubsub.peers and host._gossip._pubsub.peer_topics.get(TOPIC))
         await until(lambda: not known.models())
         async with node(2, boot) as (_, provider):
             await provider.announce(selling("b"))
