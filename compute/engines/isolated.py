@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -175,6 +176,8 @@ def serve(engine_class: str) -> None:
     """The child's main: options, then jobs come in on standard input; events leave on standard output."""
     from importlib import import_module
 
+    # Ctrl-C reaches the whole process group; when to end is the parent's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not disturb the protocol
     # Unbuffered: what select() does not see is not there.
