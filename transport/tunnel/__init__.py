@@ -31,8 +31,9 @@ from transport.tunnel.keys import StaticKey, TunnelEndpoint
 from transport.tunnel.limits import MAX_SMALL as MAX_SMALL_MESSAGE
 from transport.tunnel.links import Link, SocketLink, StreamLink
 from transport.tunnel.listener import ListenerStats, TunnelHandler, TunnelListener, open_tunnel_listener
+from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
-from transport.tunnel.tunnel import Tunnel, TunnelStats
+from transport.tunnel.tunnel import Tunnel
 
 __all__ = [
     "MAX_SMALL_MESSAGE",

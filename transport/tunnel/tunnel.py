@@ -7,15 +7,13 @@ happen between two yields, hence no locks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import trio
 
-from transport.identity import PeerId
 from transport.tunnel.errors import ProtocolViolation, TunnelClosed
 from transport.tunnel.frames import CLOSE, REKEY, frame, reason_payload
 from transport.tunnel.handshake import HandshakeResult, Pattern
@@ -31,7 +29,9 @@ from transport.tunnel.limits import (
 )
 from transport.tunnel.links import WOULD_BLOCK, Link
 from transport.tunnel.mux import Mux
+from transport.tunnel.opening import StreamOpening
 from transport.tunnel.records import RecordOpener, RecordSealer
+from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
 
 _TURNS = 4
@@ -39,22 +39,6 @@ _TURNS = 4
 
 _TICK_SECONDS = 5.0
 """How often the time keeper looks."""
-
-
-@dataclass(frozen=True)
-class TunnelStats:
-    """A tunnel at one moment. Bytes are those on the wire; ``rtt_ms`` is None until the first pong."""
-
-    peer_id: PeerId
-    pattern: str
-    handshake_hash: bytes
-    initiator: bool
-    relayed: bool
-    remote: str
-    bytes_sent: int
-    bytes_received: int
-    rtt_ms: float | None
-    streams: int
 
 
 class Tunnel:
@@ -221,7 +205,11 @@ class Tunnel:
     async def __aenter__(self) -> Tunnel:
         self._nursery = trio.open_nursery()
         nursery = await self._nursery.__aenter__()
-        await nursery.start(self.run)
+        try:
+            await nursery.start(self.run)
+        except BaseException as error:  # cancelled: whoever opens a nursery must leave it
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def __aexit__(
@@ -498,24 +486,3 @@ class Tunnel:
                 except ProtocolViolation as error:
                     self._shut(TunnelClosed(str(error)))
             self._wake_writer()
-
-
-class StreamOpening:
-    """What :meth:`Tunnel.open_stream` returns: to be awaited, or entered with ``async with``."""
-
-    def __init__(self, tunnel: Tunnel) -> None:
-        self._tunnel = tunnel
-        self._stream: TunnelStream | None = None
-
-    def __await__(self) -> Generator[Any, Any, TunnelStream]:
-        return self._tunnel._open().__await__()
-
-    async def __aenter__(self) -> TunnelStream:
-        self._stream = await self._tunnel._open()
-        return self._stream
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._stream is not None
-        await self._stream.__aexit__(kind, error, trace)

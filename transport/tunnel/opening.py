@@ -1,0 +1,33 @@
+"""Opening a stream, to be awaited or entered."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from transport.tunnel.stream import TunnelStream
+
+if TYPE_CHECKING:
+    from transport.tunnel.tunnel import Tunnel
+
+
+class StreamOpening:
+    """What :meth:`Tunnel.open_stream` returns: to be awaited, or entered with ``async with``."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self._stream: TunnelStream | None = None
+
+    def __await__(self) -> Generator[Any, Any, TunnelStream]:
+        return self._tunnel._open().__await__()
+
+    async def __aenter__(self) -> TunnelStream:
+        self._stream = await self._tunnel._open()
+        return self._stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._stream is not None
+        await self._stream.__aexit__(kind, error, trace)
