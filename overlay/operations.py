@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from overlay import views
-from overlay.chain import open_chain
+from overlay.chain import NETWORK_NAMES, open_chain
 from overlay.channels import PayeeDesk, PayerDesk
 from overlay.config import Config
 from overlay.control import call_control, socket_path
 from overlay.datadir import DataDir, open_data_dir
-from overlay.errors import ConfigError, DataDirBusy
+from overlay.errors import CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
+from overlay.settlement import wallet_address
 from overlay.settlement.ledger import Role, Store, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
@@ -62,17 +63,38 @@ async def channels_of(data_dir: Path) -> list[dict[str, Any]]:
 
 
 async def wallet_state(setup: Setup, with_words: bool) -> dict[str, Any]:
-    """Address and balance of the wallet in a data directory; with its words when asked for."""
+    """Address and balance of the wallet in a data directory; with its words when asked for.
+
+    Without a network the balance is ``None``, ``why`` says so, and ``addresses`` has those of every network. Raises
+    :class:`~overlay.errors.ConfigError` when there is no wallet yet.
+    """
+    words_path = setup.data_dir / "wallet.words"
     if _runs(setup.data_dir):
         state: dict[str, Any] = await call_control(setup.data_dir, "wallet")
+    elif not words_path.exists():
+        raise ConfigError(f"there is no wallet in {setup.data_dir} yet: `cocoon wallet new` makes one")
     else:
         with open_data_dir(setup.data_dir) as directory:
             quiet = EventLog(lambda _event: None, time.time)
-            async with open_chain(setup.config, directory, quiet, may_start_devnet=False) as chain:
-                state = await views.wallet(chain)
+            try:
+                async with open_chain(setup.config, directory, quiet, may_start_devnet=False) as chain:
+                    state = await views.wallet(chain)
+            except CocoonError as error:
+                addresses = wallet_addresses(words_path.read_text("ascii"))
+                state = {"addresses": addresses, "balance_nanoton": None, "why": str(error)}
     if with_words:
-        state["words"] = (setup.data_dir / "wallet.words").read_text("ascii").strip()
+        state["words"] = words_path.read_text("ascii").strip()
     return state
+
+
+def wallet_addresses(words: str) -> dict[str, str]:
+    """A wallet's address on each network: a v5r1 address holds the network's id, so the same words have several.
+
+    Raises :class:`~overlay.errors.ConfigError` for damaged words."""
+    try:
+        return {name: wallet_address(words.split(), network_id) for network_id, name in NETWORK_NAMES.items()}
+    except ValueError as error:
+        raise ConfigError(f"wallet.words is damaged: {error}; restore it from a backup") from error
 
 
 async def change_channels(
@@ -168,4 +190,4 @@ async def open_channel_with(
         return opened
 
 
-__all__ = ["change_channels", "channels_of", "open_channel_with", "wallet_state"]
+__all__ = ["change_channels", "channels_of", "open_channel_with", "wallet_addresses", "wallet_state"]

@@ -1,7 +1,8 @@
 """The provider's side of its channels: believe them only from the chain, close them together, claim in time.
 
 Three parts: :class:`PayeeDesk` answers clients, :meth:`PayeeDesk.guard` watches the chain and claims before
-anything can be lost, and :meth:`PayeeDesk.claim` is what the owner orders by hand. The ledger is written before an answer leaves.
+anything can be lost, and :meth:`PayeeDesk.claim` is what the owner orders by hand.
+The ledger is written before an answer leaves.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import trio
 import typer
-from compute.audio import probe_duration_ms
 
+from compute.audio import probe_duration_ms
 from compute.tasks import (
     ChatRequest,
     Embedding,

@@ -35,9 +35,12 @@ def show(
     if as_json:
         output.document(state)
         return
-    output.line(f"address {state['address']}")
-    balance = state["balance_nanoton"]
-    output.line(f"balance {ton(balance) if balance is not None else 'unknown: ' + state['why']}  ({state['network']})")
+    if state["balance_nanoton"] is None:
+        _show_addresses(output, state["addresses"])
+        output.line(f"balance unknown: {state['why']}")
+    else:
+        output.line(f"address {state['address']}")
+        output.line(f"balance {ton(state['balance_nanoton'])}  ({state['network']})")
     if words:
         output.line(state["words"])
 
@@ -62,20 +65,22 @@ def import_words(role: RoleOption = "client", data_dir: o.DataDirOption = None, 
 
 
 def _store(role: str, data_dir: Path | None, words: str, as_json: bool) -> None:
-    from overlay.chain import NETWORK_NAMES
-    from overlay.settlement import wallet_address
+    from overlay.operations import wallet_addresses
 
     with open_data_dir(_directory(data_dir, role)) as directory:
         path = directory.path / "wallet.words"
         if path.exists():
             raise ConfigError(f"there is a wallet already: {path}; move the file away first if you mean it")
         write_private(path, words + "\n")
-    # A v5r1 wallet's address holds the network's id: the same words, another address on each network.
-    addresses = {name: wallet_address(words.split(), network_id) for network_id, name in NETWORK_NAMES.items()}
+    addresses = wallet_addresses(words)
     output = Output(as_json)
     if as_json:
         output.document({"addresses": addresses, "file": str(path)})
         return
+    _show_addresses(output, addresses)
+    output.line(f"its 24 words are in {path}: back that file up, and show it to nobody")
+
+
+def _show_addresses(output: Output, addresses: dict[str, str]) -> None:
     for name, address in addresses.items():
         output.line(f"{name:8} {address}")
-    output.line(f"its 24 words are in {path}: back that file up, and show it to nobody")

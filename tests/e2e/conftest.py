@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -196,7 +197,6 @@ class Town:
         assert "Traceback" not in done.stderr, done.stderr
         return Said(done.returncode, done.stdout, done.stderr)
 
-
     def channels(self, directory: str) -> dict[str, dict[str, Any]]:
         """The channels of one party's ledger by their address, whether or not it runs."""
         rows = trio.run(channels_of, self.home / directory)
@@ -228,31 +228,11 @@ class Market:
 
 def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
     """Wait for what other processes bring about; the value, once it is true."""
-
-    async def poll() -> Any:
-        with trio.fail_after(timeout_s):
-            while not (value := condition()):
-                await trio.sleep(0.05)
-            return value
-
-    return trio.run(poll)
-
-
-@pytest.fixture(name="until", scope="session")
-def _until() -> Callable[..., Any]:
-    return until
-
-
-@pytest.fixture(scope="session")
-def voice() -> Path:
-    """The sample voice message."""
-    return VOICE
-
-
-@pytest.fixture(scope="session")
-def voice_text() -> str:
-    """What it says, as the built-in recogniser hears it."""
-    return VOICE_TEXT
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
+        time.sleep(0.05)
+    return value
 
 
 @contextmanager

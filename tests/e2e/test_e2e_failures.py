@@ -98,8 +98,10 @@ def test_a_provider_killed_in_the_middle_of_a_stream(place, slow_model, stream, 
     answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "auto", "messages": MESSAGES}, timeout=60).json()
     assert answer["usage"]["cocoon"]["provider"] == boris.wait_for("ready")["peer_id"]
 
-    # Only what was delivered is ever promised: the prompt is counted at the end here, so at most the words that came.
-    channel = next(row for row in town.channels("k-client").values() if row["peer"] != answer["usage"]["cocoon"]["provider"])
+    # Only what was delivered is ever promised; the prompt is counted at the end, so at most the words that came.
+    channel = next(
+        row for row in town.channels("k-client").values() if row["peer"] != answer["usage"]["cocoon"]["provider"]
+    )
     price = gateway.wait_for("agreed", provider=channel["peer"])["prices"]["completion"]
     assert channel["voucher_nanoton"] <= -(-price * len(delivered) // 1_000_000)
 

@@ -1,4 +1,4 @@
-"""OpenAI's own client against `cocoon gateway run`, with providers behind it that really compute and are really paid."""
+"""OpenAI's own client against `cocoon gateway run`, with providers behind it that compute and are paid."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_audio_that_is_none_is_400_and_costs_nothing(market, until):
 
 
 def test_a_body_beyond_the_limit_is_413(market):
-    status, error = refused(market, content=b"x" * (80 << 20))
+    status, error = refused(market, content=b" " * (80 << 20), headers={"content-type": "application/json"})
     assert status == 413
     assert error["code"] == "request_too_large"
 

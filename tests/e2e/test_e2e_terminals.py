@@ -33,9 +33,7 @@ def test_the_second_node_finds_the_first_by_itself(home):
     assert [peer["peer_id"] for peer in said.json["peers"]] == [peer_id]
 
 
-def test_a_chat_from_a_third_terminal_puts_the_answer_on_standard_output_and_the_same_sums_in_both_ledgers(
-    home, until
-):
+def test_a_chat_from_a_third_terminal_puts_the_answer_on_standard_output_and_the_same_sums_in_both_ledgers(home, until):
     town, first, second = home
     said = town.cocoon("chat", "What is Cocoon?")
     assert said.code == 0, said.err
@@ -109,11 +107,17 @@ def test_a_wallet_is_made_shown_and_carried_to_another_directory(home, tmp_path)
     town, *_ = home
     ton = ["--ton", str(town.home / "devnet" / "global.config.json")]
     one, other = ["--data-dir", str(tmp_path / "one")], ["--data-dir", str(tmp_path / "other")]
-    made = town.cocoon("wallet", "new", *one, "--json").json["address"]
+    made = town.cocoon("wallet", "new", *one, "--json").json
     shown = town.cocoon("wallet", "show", "--words", *one, *ton, "--json").json
-    assert shown["address"] == made or shown["raw_address"] == made
+    assert shown["address"] == made["addresses"]["testnet"] != made["addresses"]["mainnet"], (
+        "an address is of one network"
+    )
     taken = town.cocoon("wallet", "import", *other, "--json", stdin=shown["words"])
-    assert taken.json["address"] == made
+    assert taken.json["addresses"] == made["addresses"]
+    alone = town.cocoon("wallet", "show", *other, "--ton", str(tmp_path / "none.json"), "--json").json
+    assert alone["addresses"] == made["addresses"]
+    assert alone["balance_nanoton"] is None
+    assert "none.json" in alone["why"]
     again = town.cocoon("wallet", "new", *one)
     assert again.code == 2
     assert "already" in again.error
