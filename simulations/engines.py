@@ -30,6 +30,11 @@ from compute.usage import Unit, Usage
 SEGMENT_MS = 2_000
 
 
+def numbered_word(number: int) -> str:
+    """``word1 ``, ``word2 ``, …"""
+    return f"word{number} "
+
+
 @dataclass
 class _Job:
     request: Request
@@ -43,7 +48,8 @@ class SyntheticEngine:
 
     A text job gets ``chunks`` tokens (fewer if its ``max_tokens`` says so), one every ``interval_s`` counted from its
     start, or all of a step's at once when that is 0. A transcription gets a segment for each two seconds of its
-    ``duration_ms``. ``clock`` and ``wait`` (which returns early when woken) are the engine thread's time.
+    ``duration_ms``. ``text`` makes the n-th token's text, at the moment it is emitted. ``clock`` and ``wait`` (which
+    returns early when woken) are the engine thread's time.
     """
 
     name = "synthetic"
@@ -55,10 +61,11 @@ class SyntheticEngine:
         chunks: int = 50,
         interval_s: float = 0.0,
         max_batch: int = 64,
+        text: Callable[[int], str] = numbered_word,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model, self._chunks, self._interval_s, self._max_batch = model, chunks, interval_s, max_batch
-        self._clock = clock
+        self._text, self._clock = text, clock
         self._jobs: dict[EngineJobId, _Job] = {}
         self._woken = threading.Event()
 
@@ -118,7 +125,7 @@ class SyntheticEngine:
             units = Usage({Unit.AUDIO_MS: end_ms - start_ms})
             events.append((job_id, Segment(f"segment {job.sent}", start_ms, end_ms, units)))
         else:
-            events.append((job_id, TextDelta(f"word{job.sent} ", Usage.of(Unit.COMPLETION, 1))))
+            events.append((job_id, TextDelta(self._text(job.sent), Usage.of(Unit.COMPLETION, 1))))
         if job.sent >= job.total:
             # Audio is done at its end; a text stops at its own length or was cut at the request's limit.
             cut = not isinstance(request, TranscribeRequest) and job.total < self._chunks

@@ -128,9 +128,24 @@ async def run_process(
     on_event: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> AsyncIterator[CocoonProcess]:
     """Run `cocoon ARGUMENTS --json` for the length of the block, with ``home`` as its `$COCOON_HOME`."""
+    command = cocoon_command(*arguments, "--json")
+    async with run_command(name, command, home=home, environ=environ, on_event=on_event) as running:
+        yield running
+
+
+@asynccontextmanager
+async def run_command(
+    name: str,
+    command: Sequence[str],
+    *,
+    home: Path,
+    environ: Mapping[str, str] | None = None,
+    on_event: Callable[[str, dict[str, Any]], None] | None = None,
+) -> AsyncIterator[CocoonProcess]:
+    """The same for any command that prints JSON event lines."""
     environment = {**os.environ, **(environ or {}), "COCOON_HOME": str(home)}
     process = await trio.lowlevel.open_process(
-        cocoon_command(*arguments, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
     running = CocoonProcess(name, process)
     async with trio.open_nursery() as nursery:

@@ -48,7 +48,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 def main() -> None:
-    """Serve on a free loopback port and print it."""
+    """Serve on a free loopback port and say which in a JSON event line."""
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.accesslog = None
@@ -58,7 +58,7 @@ def main() -> None:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(lambda task_status: serve(app, config, task_status=task_status))  # type: ignore[arg-type]  # raw ASGI
-            print(binds[0].rpartition(":")[2], flush=True)
+            print(json.dumps({"event": "ready", "port": int(binds[0].rpartition(":")[2])}), flush=True)
 
     trio.run(run)
 

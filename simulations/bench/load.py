@@ -24,6 +24,8 @@ class LoadResult:
     answers: int = 0
     errors: int = 0
     seconds: float = 0.0
+    least_events: int = 0
+    """Server-sent events of the shortest answer; 0 for whole answers."""
     first_byte_ms: list[float] = field(default_factory=list)
     whole_ms: list[float] = field(default_factory=list)
     first_error: str = ""
@@ -98,6 +100,8 @@ def run_load(
                     continue
                 now = time.perf_counter()
                 if connection.buffer.startswith(b"HTTP/1.1 200"):
+                    events = connection.buffer.count(b"data: {")
+                    result.least_events = min(result.least_events, events) if result.answers else events
                     result.answers += 1
                     result.first_byte_ms.append((connection.first_at - connection.sent_at) * 1e3)
                     result.whole_ms.append((now - connection.sent_at) * 1e3)

@@ -9,15 +9,18 @@ the same run and the ratio to it.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from overlay.cli.output import Output
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ def _round(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of ``samples``, which must not be empty."""
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
 def document(bench: str, rows: Sequence[Row]) -> dict[str, Any]:
     """The whole document; ``extra`` of a row is merged into it."""
     flat = []
@@ -66,6 +75,24 @@ def document(bench: str, rows: Sequence[Row]) -> dict[str, Any]:
         plain.update(plain.pop("extra"))
         flat.append(plain)
     return {"bench": bench, "commit": _commit(), "machine": machine(), "rows": flat}
+
+
+def show(report: dict[str, Any], output: Output) -> None:
+    """The document for people: a line a row, with what it has beside its value."""
+    where = report["machine"]
+    output.line(f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, commit {report['commit']}")
+    known = {item.name for item in fields(Row)}
+    rows = []
+    for line in report["rows"]:
+        value = "-" if line["value"] is None else f"{line['value']:g} {line['unit']}"
+        verdict = {True: "yes", False: "NO", None: "-"}[line["ok"]]
+        extras = ", ".join(f"{key} {_shown(line[key])}" for key in line if key not in known)
+        rows.append((line["measure"], value, line["reach"], verdict, extras))
+    output.table("Benchmark", ["measure", "value", "mark", "met", "beside it"], rows, empty="nothing was measured")
+
+
+def _shown(value: Any) -> str:
+    return " ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
 
 
 def machine() -> dict[str, Any]:
