@@ -39,6 +39,7 @@ from overlay.market import Buyer, Payer
 from overlay.provider import open_host, tell_host_events
 from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
 from overlay.subnet import Subnet
+from overlay.upkeep import clean_ledger
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import TunnelEndpoint
@@ -194,6 +195,13 @@ class ClientNode:
             for offer, name in found
         ]
 
+    async def quote(self, arguments: Mapping[str, Any]) -> Any:
+        """The same, asked through the control socket."""
+        try:
+            return await self.quotes(Task(arguments["task"]), str(arguments["model"]))
+        except (KeyError, ValueError) as error:
+            raise InvalidRequest(f"not something to quote: {error}") from error
+
     # ---- money ----
 
     async def open_channel(self, provider: str, deposit_nanoton: int | None) -> dict[str, Any]:
@@ -310,6 +318,7 @@ async def open_client(
             host, directory, buyer, config.market, config.ton.deposit_nanoton, links, nursery, log, time.time, rng
         )
         nursery.start_soon(tell_host_events, host, log)
+        nursery.start_soon(clean_ledger, ledger)
         try:
             yield ClientNode(identity, subnet, chain, ledger, host, directory, desk, links, deals, log)
         finally:
@@ -345,7 +354,7 @@ async def run_gateway(
 
             commands = {
                 "wallet": client.wallet, "channels": client.list_channels, "settle": client.settle,
-                "exit": client.leave, "open": open_one, "gateway": where,
+                "exit": client.leave, "open": open_one, "gateway": where, "quote": client.quote,
             }  # fmt: skip
             await nursery.start(serve_control, data_dir.path, commands)
             client.log.info(

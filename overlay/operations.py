@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from compute.tasks import Task
 from overlay import views
 from overlay.chain import NETWORK_NAMES, open_chain
 from overlay.channels import PayeeDesk, PayerDesk
@@ -173,6 +174,19 @@ async def _settle_as_payer(
         return done
 
 
+async def quotes_of(setup: Setup, task: Task, model: str, observer: Observer) -> list[dict[str, Any]]:
+    """`cocoon quote`: by the gateway that runs in the data directory, else by a client of our own."""
+    from overlay.client import open_client
+
+    try:
+        with open_data_dir(setup.data_dir) as directory:
+            async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
+                return await client.quotes(task, model)
+    except DataDirBusy:
+        found: list[dict[str, Any]] = await call_control(setup.data_dir, "quote", task=task, model=model)
+        return found
+
+
 async def open_channel_with(
     setup: Setup, provider: str, deposit_nanoton: int | None, observer: Observer
 ) -> dict[str, Any]:
@@ -190,4 +204,4 @@ async def open_channel_with(
         return opened
 
 
-__all__ = ["change_channels", "channels_of", "open_channel_with", "wallet_addresses", "wallet_state"]
+__all__ = ["change_channels", "channels_of", "open_channel_with", "quotes_of", "wallet_addresses", "wallet_state"]

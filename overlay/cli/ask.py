@@ -173,8 +173,7 @@ def quote(
     as_json: o.JsonOption = False,
 ) -> None:
     """Ask providers what a job would cost now, without buying."""
-    from overlay.client import open_client
-    from overlay.datadir import open_data_dir
+    from overlay.operations import quotes_of
 
     setup = o.make_setup(
         "client",
@@ -186,13 +185,7 @@ def quote(
         ton=ton_config,
     )
     output = Output(as_json, verbose=verbose)
-
-    async def main() -> list[dict[str, Any]]:
-        with open_data_dir(setup.data_dir) as directory:
-            async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, output.aside) as client:
-                return await client.quotes(task, model)
-
-    quotes = trio.run(main)
+    quotes = trio.run(quotes_of, setup, task, model, output.aside)
     if as_json:
         output.document(quotes)
         return

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,11 +213,7 @@ class Market:
     boris: Process
     gateway: Process
     url: str
-    bootstrap: list[str] = field(default_factory=list)
-
-    @property
-    def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+    http: httpx.Client
 
     def name_of(self, peer_id: str) -> str:
         for name in ("anna", "boris"):
@@ -233,6 +229,23 @@ def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
         time.sleep(0.05)
     return value
+
+
+@pytest.fixture(name="until", scope="session")
+def _until() -> Callable[..., Any]:
+    return until
+
+
+@pytest.fixture(scope="session")
+def voice() -> Path:
+    """The sample voice message."""
+    return VOICE
+
+
+@pytest.fixture(scope="session")
+def voice_text() -> str:
+    """What it says, as the built-in recogniser hears it."""
+    return VOICE_TEXT
 
 
 @contextmanager
@@ -265,17 +278,18 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         ton = town.devnet()
         anna = town.node("anna", ton=ton)
         boris = town.node("boris", "--set=price.prompt=30000000", "--set=price.completion=90000000", ton=ton)
-        addrs = [process.wait_for("ready")["addrs"][0] for process in (anna, boris)]
+        for process in (anna, boris):
+            process.wait_for("ready")
         gateway = town.gateway("client", ton=ton)
         url = gateway.wait_for("ready")["url"]
-        found = Market(town, ton, anna, boris, gateway, url, addrs)
+        with httpx.Client(base_url=url, timeout=60) as http:
 
-        def both_known() -> bool:
-            models = found.http.get("/v1/models").json()["data"]
-            return bool(models) and all(model["cocoon"]["providers"] == 2 for model in models)
+            def both_known() -> bool:
+                models = http.get("/v1/models").json()["data"]
+                return bool(models) and all(model["cocoon"]["providers"] == 2 for model in models)
 
-        until(both_known, START_S)
-        yield found
+            until(both_known, START_S)
+            yield Market(town, ton, anna, boris, gateway, url, http)
         assert all(process.exit_code is None for process in (anna, boris, gateway)), "a shared process died"
     finally:
         town.close()
