@@ -309,7 +309,7 @@ async def open_client(
         stack.callback(nursery.cancel_scope.cancel)
         endpoint = TunnelEndpoint.of(identity, subnet=subnet.id, psk=subnet.tunnel_psk)
         links = Links(
-            identity, endpoint, chain, ledger, AgreementBook(ledger), desk, directory, nursery, log,
+            identity, endpoint, chain, ledger, AgreementBook(ledger), desk, directory, host, nursery, log,
             lambda: int(time.time()), os.urandom,
         )  # fmt: skip
         payer = Payer(address=chain.account.address, key=chain.channel_key)

@@ -20,8 +20,11 @@ from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, 
 from overlay.market import AgreementBody
 from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit
+from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelError, dial
+
+_LOOPBACK = "/ip4/127."
 
 DIAL_S = 5.0
 """For one address: a provider behind a dead one has others."""
@@ -59,6 +62,7 @@ class Links:
     book: AgreementBook
     desk: PayerDesk
     directory: Directory
+    host: Host
     nursery: trio.Nursery
     log: EventLog
     now_s: Callable[[], int]
@@ -151,7 +155,7 @@ class Links:
 
     async def _dial(self, peer: PeerId, record: CapacityRecord) -> tuple[Tunnel, str]:
         failures = []
-        for addr in record.tunnel_addrs:
+        for addr in [*self._near(peer, record), *record.tunnel_addrs]:
             try:
                 tunnel = await dial(self.endpoint, addr, peer, static_key=record.noise_key, deadline_s=DIAL_S)
             except TunnelError as error:
@@ -160,6 +164,13 @@ class Links:
                 return tunnel, addr
         reason = "; ".join(failures) or "it published no tunnel address"
         raise ProviderGone(f"no tunnel to the provider …{peer[-8:]}: {reason}")
+
+    def _near(self, peer: PeerId, record: CapacityRecord) -> list[str]:
+        """Loopback first for a provider that the control plane reaches by loopback: it runs on this machine, and its
+        published address may be one that routers do not lead back."""
+        here = any(p.peer_id == peer and p.addr.startswith(_LOOPBACK) for p in self.host.peers())
+        ports = [addr.rpartition("/tcp/")[2] for addr in record.tunnel_addrs if not addr.startswith(_LOOPBACK)]
+        return [f"{_LOOPBACK}0.0.1/tcp/{port}" for port in dict.fromkeys(ports)] if here else []
 
     async def _machine(self, record: ChannelRecord) -> PayerChannel:
         machine = self._machines.get(record.channel)

@@ -54,6 +54,7 @@ from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
+from overlay.upkeep import JobTally, clean_ledger
 from transport.host import HostError, HostEvent, Libp2pHost
 from transport.host.interface import EventKind
 from transport.identity import Identity
@@ -272,9 +273,10 @@ async def open_provider(
             )
         host = await enter(open_host(config, identity, subnet, bootstrap, log))
         directory = await enter(Directory(host, identity, subnet.id))
+        tally = JobTally(log)
         jobs = JobServer(
             identity=identity, ledger=ledger, submit=scheduler.submit, verifier=_verifier,
-            now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom,
+            now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom, on_job=tally.add,
         )  # fmt: skip
         desk = channels.PayeeDesk(
             chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, config.ton.settle_at_nanoton
@@ -302,6 +304,8 @@ async def open_provider(
         )
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(tally.run)
+        nursery.start_soon(clean_ledger, ledger)
         await _start_tasks(node, nursery, data_dir)
         stack.enter_context(running_here("node", subnet.id, identity.peer_id, views.local_addrs(host.addrs, config)))
         _announce_start(node)

@@ -20,7 +20,7 @@ from overlay.jobs.errors import (
 from overlay.jobs.metering import JobMeter, most_it_can_cost
 from overlay.jobs.payer import PayerChannel
 from overlay.jobs.receipt import Receipt, SignedReceipt, countersign, countersigned_by, sign_receipt
-from overlay.jobs.server import JobServer
+from overlay.jobs.server import JobReport, JobServer
 from overlay.jobs.serving import Submit
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "JobError",
     "JobFailed",
     "JobMeter",
+    "JobReport",
     "JobRun",
     "JobServer",
     "Overcharged",

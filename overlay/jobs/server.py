@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from compute.codec import request_from_wire
-from compute.tasks import Request, TaskError
+from compute.tasks import Request, Task, TaskError
+from compute.usage import Usage
 from overlay.jobs.book import AgreementBook
 from overlay.jobs.channel_server import ChannelServer, load_payee_channel, refusal, served
 from overlay.jobs.errors import ErrorCode, ProtocolError, Refused
@@ -40,6 +42,18 @@ from transport.identity import Identity
 from transport.tunnel import ResetCode, TunnelError
 from transport.wire import WireError
 
+
+@dataclass(frozen=True)
+class JobReport:
+    """A job that a provider has ended: what it served to whom, and what that costs."""
+
+    client: str
+    task: Task
+    model: str
+    usage: Usage
+    amount_nanoton: int
+
+
 FindChannel = Callable[[str, str], Awaitable[ChannelRecord | None]]
 """(channel, client's peer id) -> the channel; a node may look at the chain here for one that it does not know yet."""
 
@@ -48,7 +62,8 @@ class JobServer:
     """Serves jobs to clients over their tunnels.
 
     ``submit`` runs a request; ``verifier`` makes the check of a channel's vouchers from its record; ``now_ms`` is the
-    wall clock; ``random_bytes`` makes ids. ``find_channel`` defaults to the ledger.
+    wall clock; ``random_bytes`` makes ids. ``find_channel`` defaults to the ledger. ``on_job`` is told of each job that
+    has ended; it must be quick and must not raise.
     """
 
     def __init__(
@@ -61,12 +76,14 @@ class JobServer:
         now_ms: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         find_channel: FindChannel | None = None,
+        on_job: Callable[[JobReport], None] = lambda _report: None,
     ) -> None:
         self.identity = identity
         self.ledger = ledger
         self.book = AgreementBook(ledger)
         self.submit = submit
         self.now_ms = now_ms
+        self.on_job = on_job
         self.pending_bytes = 0
         self._verifier = verifier
         self._random_bytes = random_bytes
@@ -316,7 +333,11 @@ class _Session:
             serving = Serving(stream, channel, job)
             self._unaccepted[serving] = None
             self._some_unaccepted.set()
-            await serving.run(server.submit, request)
+            try:
+                await serving.run(server.submit, request)
+            finally:
+                usage, amount = job.meter.usage(), job.hold.applied_nanoton
+                server.on_job(JobReport(self._tunnel.peer_id, request.task, request.model, usage, amount))
         finally:
             if serving is not None:
                 self._unaccepted.pop(serving, None)

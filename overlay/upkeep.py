@@ -1,0 +1,87 @@
+"""What a node does now and then, whatever its role: forget what is over, and tell of its jobs without drowning anybody."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import trio
+
+from compute.usage import NO_USAGE, Usage
+from overlay.events import EventLog, ton
+from overlay.jobs import JobReport
+from overlay.settlement.ledger import GroupCommit, Store
+
+KEEP_AGREEMENTS_S = 7 * 86_400
+"""Ended agreements are kept this long, for questions about a receipt."""
+
+KEEP_RECEIPTS = 10_000
+"""Receipts kept of each channel, beyond those that are not yet covered by both signatures."""
+
+FIRST_CLEANING_S = 60.0
+CLEANING_INTERVAL_S = 3600.0
+
+TELL_INTERVAL_S = 1.0
+"""Jobs that end within the same second share one line when there are several."""
+
+
+async def clean_ledger(ledger: GroupCommit) -> None:
+    """Forget old agreements and receipts, for ever, once an hour."""
+    await trio.sleep(FIRST_CLEANING_S)
+    while True:
+        await ledger.run(_clean)
+        await trio.sleep(CLEANING_INTERVAL_S)
+
+
+def _clean(store: Store) -> None:
+    store.drop_agreements(ended_before=int(time.time()) - KEEP_AGREEMENTS_S)
+    for record in store.channels():
+        store.prune_receipts(record.channel, keep=KEEP_RECEIPTS)
+
+
+class JobTally:
+    """Turns ended jobs into lines: one each while they are few, one a second when they are many."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._waiting: list[JobReport] = []
+        self._some = trio.Event()
+        self._quiet_until = 0.0
+
+    def add(self, report: JobReport) -> None:
+        """A job has ended. Quick, whatever the load."""
+        self._waiting.append(report)
+        self._some.set()
+
+    async def run(self) -> None:
+        """Tell of jobs as they end, for ever."""
+        while True:
+            await self._some.wait()
+            await trio.sleep_until(self._quiet_until)
+            self._some = trio.Event()
+            reports, self._waiting = self._waiting, []
+            self._quiet_until = trio.current_time() + TELL_INTERVAL_S
+            if len(reports) == 1:
+                self._tell_one(reports[0])
+            else:
+                self._tell_many(reports)
+
+    def _tell_one(self, report: JobReport) -> None:
+        units = ", ".join(f"{count} {unit}" for unit, count in report.usage.to_wire().items()) or "nothing"
+        self._log.info(
+            "job_done", f"served {report.task} to …{report.client[-8:]}: {units}, {ton(report.amount_nanoton)}",
+            task=report.task.value, model=report.model, client=report.client, units=report.usage.to_wire(),
+            amount_nanoton=report.amount_nanoton, jobs=1,
+        )  # fmt: skip
+
+    def _tell_many(self, reports: list[JobReport]) -> None:
+        usage: Usage = NO_USAGE
+        for report in reports:
+            usage += report.usage
+        amount = sum(report.amount_nanoton for report in reports)
+        tasks = ", ".join(f"{count} {task}" for task, count in Counter(r.task.value for r in reports).items())
+        clients = len({report.client for report in reports})
+        self._log.info(
+            "job_done", f"served {tasks} to {clients} client{'s' if clients > 1 else ''}: {ton(amount)}",
+            jobs=len(reports), units=usage.to_wire(), amount_nanoton=amount,
+        )  # fmt: skip
