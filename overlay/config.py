@@ -65,7 +65,7 @@ class MarketSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_completion: int = 3_000_000_000
     max_audio_ms: int = 100_000_000
     max_embedding: int = 300_000_000
-    value_of_time_nanoton_per_s: int = 50_000
+    value_of_time_nanoton_per_s: int = 10_000
     """What a second of waiting is worth to you: dearer but quicker providers win when it pays."""
     tier: str = "plain"
     """The least confidentiality tier that will do."""
