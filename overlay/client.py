@@ -151,9 +151,10 @@ class ClientNode:
                     self.deals.ended(request, deal)
                 problem: CocoonError = error
             except (Overcharged, ProviderGone, Busy, UnknownModel) as error:
-                if deal is None:
+                if deal is not None:
+                    self.deals.failed(request, deal)
+                elif isinstance(error, UnknownModel):
                     raise
-                self.deals.failed(request, deal)
                 problem = error
             except TaskError as error:
                 raise InvalidRequest(str(error), param=error.param) from error

@@ -17,7 +17,7 @@ from compute.tasks import ChatRequest, CompletionRequest, Request, Task
 from compute.usage import Prices, Unit, Usage
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
-from overlay.errors import NoProvider, UnknownModel
+from overlay.errors import NoProvider, ProviderGone, UnknownModel
 from overlay.events import EventLog, prices_text
 from overlay.links import Link, Links
 from overlay.market import (
@@ -161,9 +161,7 @@ class Deals:
         body = agreement.body
         try:
             link = await self.links.get(body, self._most(request, agreement))
-        except NoProvider:
-            raise
-        except Exception:
+        except ProviderGone:
             self._failed[body.provider] = trio.current_time() + FAILED_FOR_S
             raise
         lasts_s = (body.valid_until_ms / 1000) - self.clock()
@@ -251,7 +249,10 @@ class Deals:
             Unit.REASONING: market.max_completion, Unit.AUDIO_MS: market.max_audio_ms,
             Unit.EMBEDDING: market.max_embedding,
         }  # fmt: skip
-        return ClientPolicy(Prices(caps), market.value_of_time_nanoton_per_s)
+        # The deposit is ours to choose: a provider that wants more locked up is not dealt with.
+        return ClientPolicy(
+            Prices(caps), market.value_of_time_nanoton_per_s, max_deposit_nanoton=self.max_amount_nanoton
+        )
 
     @staticmethod
     def _most(request: Request, agreement: Agreement) -> int:

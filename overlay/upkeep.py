@@ -1,4 +1,4 @@
-"""What a node does now and then, whatever its role: forget what is over, and tell of its jobs without drowning anybody."""
+"""What a node does now and then, whatever its role: forget what is over, tell of its jobs without drowning anybody."""
 
 from __future__ import annotations
 

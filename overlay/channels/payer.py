@@ -115,6 +115,11 @@ class PayerDesk:
 
     async def _ensure(self, payee: Payee, spendable: int, min_deposit: int) -> ChannelRecord:
         for record, terms in await self.live(peer=payee.peer):
+            if record.status is ChannelStatus.DISPUTED:
+                raise ProviderGone(
+                    f"this node is in dispute with …{payee.peer[-8:]}, which charged what it did not deliver; "
+                    f"`cocoon channel exit {record.channel}` gets the rest of the deposit back"
+                )
             usable = record.status is ChannelStatus.OPEN and terms.expiry_s - self.clock() > EXPIRY_MARGIN_S
             if not usable or terms.payee != payee.address or terms.payee_key != payee.key:
                 continue
