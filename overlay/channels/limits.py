@@ -48,3 +48,6 @@ REPLY_S = 30.0
 
 EXPIRY_MARGIN_S = 2 * CLAIM_MARGIN_S
 """A client stops using a channel this long before it expires, and opens another."""
+
+LAST_MINUTE_S = 120.0
+"""A claim leaves at the latest this long before a started refund can be finished, jobs running or not."""

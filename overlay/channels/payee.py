@@ -20,6 +20,7 @@ from overlay.channels.limits import (
     CLOSE_VALID_S,
     CLOSING_INTERVAL_S,
     GUARD_INTERVAL_S,
+    LAST_MINUTE_S,
     LOOKUP_WINDOW_S,
     MAX_CHAIN_LOOKUPS_PER_PEER,
     MAX_CHANNELS_PER_PEER,
@@ -257,15 +258,31 @@ class PayeeDesk:
             if state.status == "closed":
                 await self._note_closed(held)
                 continue
-            if held.record.status is ChannelStatus.CLOSING and state.status == "open":
-                ending = not await self._reopen_if_forgotten(held)
-            ends = state.status == "closing" or held.terms.expiry_s - self.clock() < CLAIM_MARGIN_S
+            ends = await self._ends(held, state)
+            ending = ending or state.status == "closing" or held.record.status is ChannelStatus.CLOSING
             unclaimed = held.sums.promised_nanoton - state.paid_nanoton
             if unclaimed > 0 and (ends or unclaimed >= self.settle_at_nanoton):
                 due.append((held, ends))
         if due:
             await self._claim(due)
         return ending
+
+    async def _ends(self, held: Held, state: ChannelState) -> bool:
+        """Whether the channel must be claimed and closed now; sees to it that nothing more is served on one that ends."""
+        channel = held.record.channel
+        leaving = state.status == "closing"
+        if leaving and held.record.status is ChannelStatus.OPEN:
+            await self._set_status(channel, ChannelStatus.CLOSING)
+            self.log.warning(
+                "refund_started", f"…{held.record.peer[-8:]} wants its deposit back: claiming what is due",
+                channel=channel, peer=held.record.peer, closes_at=state.close_at_s,
+            )  # fmt: skip
+        elif held.record.status is ChannelStatus.CLOSING and state.status == "open":
+            await self._reopen_if_forgotten(held)
+        if held.terms.expiry_s - self.clock() < CLAIM_MARGIN_S:
+            return True
+        # Jobs that still run may yet earn a higher voucher: closing waits for them, but never into the last minute.
+        return leaving and (await self.use.freeze(channel) or state.close_at_s - self.clock() < LAST_MINUTE_S)
 
     async def claim(self, channel: str | None, *, close: bool) -> list[tuple[Held, TxResult]]:
         """Claim what is unclaimed now, of one channel or all; with ``close`` end them."""
@@ -326,14 +343,12 @@ class PayeeDesk:
                 break
         await self._note_paid(held, paid, transaction, closed=True)
 
-    async def _reopen_if_forgotten(self, held: Held) -> bool:
-        """Serve a channel again whose close agreement has run out unused; whether it was so."""
+    async def _reopen_if_forgotten(self, held: Held) -> None:
+        """Serve a channel again whose close agreement has run out unused."""
         events = await self.ledger.run(lambda store: store.events(held.record.channel, limit=1))
         since = events[0].at if events else held.record.opened_at
-        forgotten = self.clock() - since > 2 * CLOSE_VALID_S
-        if forgotten:
+        if self.clock() - since > 2 * CLOSE_VALID_S:
             await self._set_status(held.record.channel, ChannelStatus.OPEN)
-        return forgotten
 
     # ---- the ledger ----
 
