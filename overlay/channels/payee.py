@@ -268,7 +268,7 @@ class PayeeDesk:
         return ending
 
     async def _ends(self, held: Held, state: ChannelState) -> bool:
-        """Whether the channel must be claimed and closed now; sees to it that nothing more is served on one that ends."""
+        """Whether the channel must be claimed and closed now; sees to it that one that ends serves nothing more."""
         channel = held.record.channel
         leaving = state.status == "closing"
         if leaving and held.record.status is ChannelStatus.OPEN:
