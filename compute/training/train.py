@@ -134,8 +134,13 @@ class Rows:
         return ids, mask
 
 
-def optimizers(model: nn.Module) -> list[Any]:
-    """Muon for the layers' matrices, AdamW for embedding and norms."""
+def optimizers(model: nn.Module, *, resumed: bool) -> list[Any]:
+    """Muon for the layers' matrices, AdamW for embedding and norms.
+
+    A resumed run uses AdamW alone: Muon's steps have a fixed size and would first shake what was learnt.
+    """
+    if resumed:
+        return [torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)]
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and not n.startswith("embed")]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or n.startswith("embed")]
     return [
@@ -144,9 +149,9 @@ def optimizers(model: nn.Module) -> list[Any]:
     ]
 
 
-def train(model: DemoLlama, rows: Rows, seconds: float, batch_rows: int, rate_factor: float) -> float:
+def train(model: DemoLlama, rows: Rows, seconds: float, batch_rows: int, rate_factor: float, *, resumed: bool) -> float:
     """Train for ``seconds``: warm-up, constant rate, from 40 % on linear decay. Returns the smoothed loss."""
-    opts = optimizers(model)
+    opts = optimizers(model, resumed=resumed)
     groups = [(group, group["lr"] * rate_factor) for opt in opts for group in opt.param_groups]
     began, step, smooth = time.monotonic(), 0, 0.0
     while (done := (time.monotonic() - began) / seconds) < 1:
@@ -194,7 +199,9 @@ def main() -> None:
         model.load_state_dict(torch.load(args.resume / "demo.pt", weights_only=True))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters} parameters, vocabulary {tokenizer.get_vocab_size()}", flush=True)
-    loss = train(model, Rows(tokenizer, pairs, seed=1), args.minutes * 60, args.rows, args.rate)
+    loss = train(
+        model, Rows(tokenizer, pairs, seed=1), args.minutes * 60, args.rows, args.rate, resumed=bool(args.resume)
+    )
     torch.save(model.state_dict(), args.out / "demo.pt")
     print(f"final loss {loss:.4f}")
 
