@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,18 @@ Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
 class RemoteError(CocoonError):
-    """The running process answered with an error; its message and code are passed on."""
+    """The running process answered with an error; its message, code and exit code are passed on."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
-        self.remote_code = code
+        self.code = code  # type: ignore[misc]  # of this one error: it stands for another class, in another process
+        self.exit_code = next((c.exit_code for c in _family(CocoonError) if c.code == code), 1)  # type: ignore[misc]  # as above
+
+
+def _family(cls: type[CocoonError]) -> Iterator[type[CocoonError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _family(child)
 
 
 def socket_path(data_dir: Path) -> Path:

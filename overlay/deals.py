@@ -17,7 +17,7 @@ from compute.tasks import ChatRequest, CompletionRequest, Request, Task
 from compute.usage import Prices, Unit, Usage
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
-from overlay.errors import NoProvider, ProviderGone, UnknownModel
+from overlay.errors import NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
 from overlay.links import Link, Links
 from overlay.market import (
@@ -154,10 +154,13 @@ class Deals:
         task, model = key
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
-        agreement = await negotiate(
-            self.host, self.buyer, self._shortlist(rows, want), want, self._policy(), clock=self.clock, rng=self.rng,
-            observer=self._observer(task),
-        )  # fmt: skip
+        try:
+            agreement = await negotiate(
+                self.host, self.buyer, self._shortlist(rows, want), want, self._policy(), clock=self.clock,
+                rng=self.rng, observer=self._observer(task),
+            )  # fmt: skip
+        except TooExpensive as error:
+            raise _too_dear(want.model, error.best, self._policy().max_prices) from error
         body = agreement.body
         try:
             link = await self.links.get(body, self._most(request, agreement))
@@ -290,6 +293,27 @@ class Deals:
                     )  # fmt: skip
 
         return tell
+
+
+_CAP_KEYS = {
+    Unit.PROMPT: "max_prompt", Unit.CACHED: "max_prompt", Unit.COMPLETION: "max_completion",
+    Unit.REASONING: "max_completion", Unit.AUDIO_MS: "max_audio_ms", Unit.EMBEDDING: "max_embedding",
+}  # fmt: skip
+"""The key of `[market]` that caps the price of each unit."""
+
+
+def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:
+    """Which price is above which key of the configuration, and what to set it to."""
+    needed: dict[str, int] = {}
+    for unit, price in best.per_million.items():
+        if price > caps.per_million.get(unit, 0):
+            needed[_CAP_KEYS[unit]] = max(price, needed.get(_CAP_KEYS[unit], 0))
+    flags = " ".join(f"--set market.{key}={price}" for key, price in needed.items())
+    return TooExpensive(
+        f"every provider of {model} asks more than you are ready to pay; the cheapest asks "
+        f"{prices_text(best.to_wire())}. Raise your cap ({flags}), or try again later",
+        best=best,
+    )
 
 
 def expected_usage(request: Request) -> Usage:

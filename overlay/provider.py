@@ -230,7 +230,7 @@ async def run_provider(
         async with open_provider(config, data_dir, subnet, bootstrap, log, engines) as node:
             async for _ in signals:
                 break
-            log.info("draining", f"stopping: {node.jobs.running_jobs} jobs are running and may end")
+            log.info("draining", _stopping(node.jobs.running_jobs), jobs=node.jobs.running_jobs)
             with trio.CancelScope() as impatient:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_give_up_on_signal, signals, impatient)
@@ -239,6 +239,13 @@ async def run_provider(
                         log.warning("drain_timeout", "some jobs did not end in time and are cut off")
                     nursery.cancel_scope.cancel()
     log.info("stopped", "stopped; nothing is lost: claims can be made whenever the node runs again")
+
+
+def _stopping(jobs: int) -> str:
+    if not jobs:
+        return "stopping: no job is running"
+    running = "1 job is" if jobs == 1 else f"{jobs} jobs are"
+    return f"stopping: {running} running and may end; a second signal cuts off"
 
 
 async def _give_up_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

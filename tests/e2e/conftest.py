@@ -271,11 +271,23 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 
 
 @pytest.fixture(scope="session")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The configuration of one devnet for all tests that do not stop it."""
+    with _open_town(tmp_path_factory.mktemp("chain")) as town:
+        yield town.devnet()
+
+
+@pytest.fixture
+def place(town: Town, chain: Path) -> tuple[Town, Path]:
+    """A home of the test's own, where nobody finds anybody else's nodes, on the common devnet."""
+    return town, chain
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory, chain: Path) -> Iterator[Market]:
     """One network for all tests that leave it as they found it."""
-    town = Town(tmp_path_factory.mktemp("market"))
+    town, ton = Town(tmp_path_factory.mktemp("market")), chain
     try:
-        ton = town.devnet()
         anna = town.node("anna", ton=ton)
         boris = town.node("boris", "--set=price.prompt=30000000", "--set=price.completion=90000000", ton=ton)
         for process in (anna, boris):

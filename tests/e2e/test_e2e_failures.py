@@ -13,13 +13,6 @@ import pytest
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, open_town):
-    """A devnet and nothing else."""
-    with open_town(tmp_path_factory.mktemp("failures")) as town:
-        yield town, town.devnet()
-
-
 class Stream:
     """A streamed chat, read as far as a test wants."""
 
@@ -78,8 +71,8 @@ def test_a_provider_killed_in_the_middle_of_a_stream(place, slow_model, stream, 
     anna.wait_for("ready")
     gateway = town.gateway("k-client", ton=ton)
     url = gateway.wait_for("ready")["url"]
-    running = stream(url)
     slow_model.release(12)
+    running = stream(url)
     assert len(running.read(words=10)) >= 10
     boris = town.node(
         "k-boris", *slow_model.options, "--set=price.prompt=60000000", "--set=price.completion=180000000", ton=ton
@@ -138,8 +131,8 @@ def test_a_client_killed_in_the_middle_of_a_stream_continues_on_its_channel(plac
     provider = town.node("c-anna", *slow_model.options, ton=ton)
     provider.wait_for("ready")
     gateway = town.gateway("c-client", ton=ton)
-    running = stream(gateway.wait_for("ready")["url"])
     slow_model.release(12)
+    running = stream(gateway.wait_for("ready")["url"])
     running.read(words=10)
     gateway.kill()
 
@@ -164,8 +157,8 @@ def test_no_provider_under_the_cap_says_what_the_cheapest_asks(place):
     said = town.cocoon("chat", "hello", "--ton", str(ton), "--set=market.max_completion=100", "--data-dir",
                        str(town.home / "thrifty"))  # fmt: skip
     assert said.code == 3
-    assert "market.max_completion" in said.error
-    assert "0.06" in said.error
+    assert "--set market.max_completion=60000000" in said.error
+    assert "0.06 TON/M" in said.error
     assert not town.channels("thrifty"), "nothing was opened, so nothing is at stake"
     assert node.stop() == 0
 
@@ -284,8 +277,8 @@ def test_a_node_outlives_its_liteserver(place):
     # The channel is open and vouchers need no chain: jobs go on.
     assert works(url)
     said = town.cocoon("channel", "settle", "--data-dir", str(town.home / "l-client"))
-    assert said.code in (3, 5)
-    assert "TON" in said.error or "chain" in said.error
+    assert said.code == 5
+    assert "TON" in said.error
     assert works(url)
     for command in ("status", "peers"):
         assert town.cocoon("node", command, "--data-dir", str(town.home / "l-node"), "--json").code == 0
@@ -309,11 +302,11 @@ def test_a_stream_that_is_running_when_the_provider_is_told_to_stop_is_finished(
     node = town.node("t-node", *slow_model.options, ton=ton)
     node.wait_for("ready")
     gateway = town.gateway("t-client", ton=ton)
-    running = stream(gateway.wait_for("ready")["url"])
     slow_model.release(5)
+    running = stream(gateway.wait_for("ready")["url"])
     running.read(words=4)
     node.send(signal.SIGTERM)
-    assert "1 jobs" in node.wait_for("draining")["text"] or "1 job" in node.wait_for("draining")["text"]
+    assert node.wait_for("draining")["jobs"] == 1
     slow_model.release(1000)
     assert len(running.read()) == slow_model.tokens
     assert running.done
@@ -327,8 +320,8 @@ def test_a_second_sigterm_is_impatient(place, slow_model, stream):
     node = town.node("i-node", *slow_model.options, ton=ton)
     node.wait_for("ready")
     gateway = town.gateway("i-client", ton=ton)
-    running = stream(gateway.wait_for("ready")["url"])
     slow_model.release(5)
+    running = stream(gateway.wait_for("ready")["url"])
     running.read(words=4)
     node.send(signal.SIGTERM)
     node.wait_for("draining")
@@ -345,8 +338,8 @@ def test_a_gateway_told_to_stop_finishes_a_short_answer(place, slow_model, strea
     node = town.node("g-node", *slow_model.options, ton=ton)
     node.wait_for("ready")
     gateway = town.gateway("g-client", ton=ton)
-    running = stream(gateway.wait_for("ready")["url"])
     slow_model.release(5)
+    running = stream(gateway.wait_for("ready")["url"])
     running.read(words=4)
     gateway.send(signal.SIGTERM)
     gateway.wait_for("draining")

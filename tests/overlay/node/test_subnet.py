@@ -14,7 +14,7 @@ def make(name: str = "friends", bootstrap: tuple[str, ...] = ()) -> Subnet:
 
 
 @given(
-    st.from_regex(r"[a-z0-9][a-z0-9-]{0,30}", fullmatch=True),
+    st.from_regex(r"[a-z0-9][a-z0-9-]{0,14}", fullmatch=True),
     st.lists(st.from_regex(r"/[a-z0-9/.]{1,40}", fullmatch=True), max_size=5),
     st.integers(),
 )
