@@ -21,23 +21,18 @@ from overlay.errors import NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
 from overlay.links import Link, Links
 from overlay.market import (
-    Agreed,
     Agreement,
-    Asked,
     Buyer,
     Candidate,
     ClientPolicy,
-    Countered,
-    Declined,
-    Quoted,
     Tier,
-    Trace,
     Want,
     collect_quotes,
     negotiate,
     shortlist,
 )
 from overlay.market import Offer as QuotedOffer
+from overlay.trade_log import TradeLog
 from transport.host.interface import Host
 from transport.identity import PeerId
 
@@ -136,10 +131,14 @@ class Deals:
         """Binding quotes for a job like ``request``, best first, none of them accepted; each with its model."""
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
-        found = await collect_quotes(
-            self.host, self.buyer, self._shortlist(rows, want), want, self._policy(), clock=self.clock, rng=self.rng,
-            observer=self._observer(task),
-        )  # fmt: skip
+        try:
+            candidates = self._shortlist(rows, want)
+            found = await collect_quotes(
+                self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
+                observer=self._told(want, candidates),
+            )  # fmt: skip
+        except TooExpensive as error:
+            raise _too_dear(want.model, error.best, self._policy().max_prices) from error
         return [(offer, want.model) for offer in found]
 
     # ---- making one ----
@@ -155,9 +154,10 @@ class Deals:
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
         try:
+            candidates = self._shortlist(rows, want)
             agreement = await negotiate(
-                self.host, self.buyer, self._shortlist(rows, want), want, self._policy(), clock=self.clock,
-                rng=self.rng, observer=self._observer(task),
+                self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
+                observer=self._told(want, candidates),
             )  # fmt: skip
         except TooExpensive as error:
             raise _too_dear(want.model, error.best, self._policy().max_prices) from error
@@ -239,6 +239,9 @@ class Deals:
         ]
         return shortlist(candidates, want, self._policy(), self.rng)
 
+    def _told(self, want: Want, candidates: Iterable[Candidate]) -> TradeLog:
+        return TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
+
     def _want(self, request: Request, model: str) -> Want:
         return Want(
             request.task, model, expected_usage(request), self.max_amount_nanoton, Tier(self.market.tier),
@@ -247,11 +250,7 @@ class Deals:
 
     def _policy(self) -> ClientPolicy:
         market = self.market
-        caps = {
-            Unit.PROMPT: market.max_prompt, Unit.CACHED: market.max_prompt, Unit.COMPLETION: market.max_completion,
-            Unit.REASONING: market.max_completion, Unit.AUDIO_MS: market.max_audio_ms,
-            Unit.EMBEDDING: market.max_embedding,
-        }  # fmt: skip
+        caps = {unit: getattr(market, key) for unit, key in _CAP_KEYS.items()}
         # The deposit is ours to choose: a provider that wants more locked up is not dealt with.
         return ClientPolicy(
             Prices(caps), market.value_of_time_nanoton_per_s, max_deposit_nanoton=self.max_amount_nanoton
@@ -260,39 +259,6 @@ class Deals:
     @staticmethod
     def _most(request: Request, agreement: Agreement) -> int:
         return agreement.body.prices.cost_nanoton(estimate_usage(request))
-
-    # ---- telling ----
-
-    def _observer(self, task: Task) -> Callable[[Trace], None]:
-        def tell(event: Trace) -> None:
-            match event:
-                case Asked(provider, asks, cost):
-                    text = f"asking …{provider[-8:]}, which asks {prices_text(asks.to_wire())}"
-                    self.log.info("asked", text, provider=provider, prices=asks.to_wire(), cost_nanoton=cost)
-                case Quoted(provider, prices, start_ms, cost, last_word):
-                    word = "has the last word:" if last_word else "quotes"
-                    price = prices_text(prices.to_wire())
-                    self.log.info(
-                        "quoted", f"…{provider[-8:]} {word} {price}, starting in {start_ms} ms",
-                        provider=provider, prices=prices.to_wire(), start_ms=start_ms, cost_nanoton=cost,
-                        last_word=last_word,
-                    )  # fmt: skip
-                case Declined(provider, reason, explanation):
-                    text = f"…{provider[-8:]} declines: {explanation}"
-                    self.log.info("declined", text, provider=provider, reason=str(reason))
-                case Countered(provider, prices, cost):
-                    text = f"countering …{provider[-8:]} with {prices_text(prices.to_wire())}"
-                    self.log.info("countered", text, provider=provider, prices=prices.to_wire(), cost_nanoton=cost)
-                case Agreed(agreement):
-                    body = agreement.body
-                    price = prices_text(body.prices.to_wire())
-                    text = f"agreed with …{body.provider[-8:]} on {price} for {body.model}"
-                    self.log.info(
-                        "agreed", text, provider=body.provider, task=str(task), model=body.model,
-                        prices=body.prices.to_wire(), agreement=agreement.id.hex(),
-                    )  # fmt: skip
-
-        return tell
 
 
 _CAP_KEYS = {

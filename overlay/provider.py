@@ -358,7 +358,7 @@ def _announce_start(node: ProviderNode) -> None:
         node.log.info("selling", f"selling {sold['task']} by {sold['model']}{note} at {sold['price']}", **sold)
     hosts, tunnels = " ".join(node.host.addrs), " ".join(node.tunnel_addrs)
     node.log.info(
-        "ready", f"ready: {node.identity.peer_id}, control plane {hosts}, tunnel {tunnels}",
+        "ready", f"ready: control plane {hosts}, tunnel {tunnels}",
         peer_id=node.identity.peer_id, addrs=list(node.host.addrs), tunnel_addrs=node.tunnel_addrs,
         wallet=node.chain.account.address, subnet=node.subnet.id,
     )  # fmt: skip
@@ -430,9 +430,10 @@ def _tell_host_event(event: HostEvent, log: EventLog) -> None:
     peer = event.peer_id or ""
     match event.kind:
         case EventKind.LISTENING:
-            log.info("listening", f"listening on {event.addr}", addr=event.addr)
+            pass  # `ready` says it, when the rest is there too
         case EventKind.CONNECTED:
-            log.info("peer_connected", f"connected to …{peer[-8:]} at {event.addr}", peer_id=peer, addr=event.addr)
+            where = event.addr.partition("/p2p/")[0]
+            log.info("peer_connected", f"connected to …{peer[-8:]} at {where}", peer_id=peer, addr=event.addr)
         case EventKind.DISCONNECTED:
             log.info("peer_disconnected", f"…{peer[-8:]} is gone", peer_id=peer)
         case EventKind.UNREACHABLE:

@@ -209,9 +209,8 @@ async def _chat(demo: Demo, prompt: str) -> dict[str, Any]:
             for choice in json.loads(line[6:]).get("choices", []):
                 piece = choice["delta"].get("content") or ""
                 pieces.append(piece)
-                if not demo.output.as_json:
-                    demo.output.err.print(("  → " if len(pieces) == 1 else "") + piece, end="", markup=False)
-    demo.output.note("\n")
+                demo.output.write_aside(("  → " if len(pieces) == 1 else "") + piece)
+    demo.output.write_aside("\n")
     return await _job(demo, "chat", "".join(pieces).strip())
 
 

@@ -25,7 +25,6 @@ _STYLES = {
     "agreed": "green",
     "job_done": "cyan",
     "settled": "bold cyan",
-    "listening": "bold",
 }
 
 
@@ -37,6 +36,8 @@ class Output:
         self.verbose = verbose
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._line_open = False
+        self._held: list[str] = []
 
     def event(self, event: NodeEvent) -> None:
         """A node's event as the main output: a JSON line, or a line with its time."""
@@ -60,21 +61,44 @@ class Output:
             print(event.to_json(), file=sys.stderr, flush=True)
             return
         style = "yellow" if event.level != "info" else "dim"
-        self.err.print(f"[{style}]{escape(event.text)}[/]")
+        self._beside(f"[{style}]{escape(event.text)}[/]")
 
     def note(self, text: str) -> None:
         """A remark for the person, on standard error; silent with ``--json``."""
         if not self.as_json:
-            self.err.print(f"[dim]{escape(text)}[/]")
+            self._beside(f"[dim]{escape(text)}[/]")
+
+    def _beside(self, markup: str) -> None:
+        """A line on standard error, held back while an answer is being streamed where it would land in its middle."""
+        if self._line_open:
+            self._held.append(markup)
+        else:
+            self.err.print(markup)
 
     def line(self, text: str) -> None:
         """One plain line on standard output, at once."""
         print(text, flush=True)
 
     def write(self, text: str) -> None:
-        """Part of a streamed answer."""
+        """Part of a streamed answer; a line break ends it."""
         sys.stdout.write(text)
         sys.stdout.flush()
+        self._wrote(text, self.out.is_terminal and self.err.is_terminal)
+
+    def write_aside(self, text: str) -> None:
+        """Part of a streamed answer that is not the result itself, on standard error."""
+        if not self.as_json:
+            self.err.print(text, end="", markup=False)
+            self._wrote(text, True)
+
+    def _wrote(self, text: str, same_place: bool) -> None:
+        if not text:
+            return
+        self._line_open = same_place and not text.endswith("\n")
+        if not self._line_open:
+            held, self._held = self._held, []
+            for markup in held:
+                self.err.print(markup)
 
     def document(self, value: Any) -> None:
         """One JSON document."""
@@ -102,6 +126,9 @@ class Output:
 
     def error(self, error: Exception, code: str = "error") -> None:
         """An error: one line for people on standard error, an object on standard output with ``--json``."""
+        if self._line_open:
+            self.err.print()
+            self._wrote("\n", True)
         if self.as_json:
             self.line(json.dumps({"event": "error", "level": "error", "error": {"code": code, "message": str(error)}}))
         self.err.print(f"[bold red]error:[/] {escape(str(error))}")
