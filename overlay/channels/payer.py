@@ -210,6 +210,11 @@ class PayerDesk:
         the provider does not agree: `cocoon channel exit` then gets the money out alone, later.
         """
         record, terms = await self._one(channel)
+        # A provider that has signed serves the channel no more: ask it only when the close can be sent right after.
+        state = await _on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
+        if state.status in ("closed", "absent"):
+            await self._ended(channel, record.paid_nanoton)
+            raise ChainError("the channel is closed already")
         sums = await self.ledger.run(lambda store: store.at_risk(channel))
         amount = max(sums.promised_nanoton, sums.owed_nanoton)
         agreement = CloseAgreement(channel, terms.network_id, amount, int(self.clock()) + CLOSE_VALID_S)

@@ -79,6 +79,8 @@ class Process:
         return self._running.process.poll()
 
     def wait_for(self, kind: str, timeout_s: float = START_S, **match: Any) -> dict[str, Any]:
+        if found := self.all(kind, **match):
+            return found[0]
         return self._town.call(partial(self._running.wait_for, kind, timeout_s, **match))
 
     def ended(self, timeout_s: float = START_S) -> int | None:
