@@ -32,6 +32,8 @@ class EngineThread:
         on_dead: Callable[[str], None],
     ) -> None:
         self.engine = engine
+        # Looked up once: checking against a protocol is slow, and every job passes here.
+        self._wake_engine = engine.wake if isinstance(engine, Wakeable) else None
         self.capabilities: Sequence[Capability] = ()
         self.failure = ""
         self.ready, self.ended = trio.Event(), trio.Event()
@@ -55,16 +57,16 @@ class EngineThread:
         with self._condition:
             self._commands.append(command)
             self._condition.notify()
-        if isinstance(self.engine, Wakeable):
-            self.engine.wake()
+        if self._wake_engine is not None:
+            self._wake_engine()
 
     def stop(self) -> None:
         """Ask the thread to close the engine and end; :attr:`ended` is set when it has."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
-        if isinstance(self.engine, Wakeable):
-            self.engine.wake()
+        if self._wake_engine is not None:
+            self._wake_engine()
 
     # --- in the thread ---------------------------------------------------------------------------------------------
 

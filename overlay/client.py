@@ -13,15 +13,17 @@ import random
 import secrets
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import trio
 
 from compute.tasks import ChatRequest, EmbedRequest, Event, Message, Request, Task, TaskError, TranscribeRequest
-from compute.usage import Prices, Usage
+from compute.usage import NO_USAGE, Prices, Usage
 from dht import Directory
 from overlay import views
 from overlay.chain import Chain, open_chain
@@ -39,7 +41,7 @@ from overlay.market import Buyer, Payer
 from overlay.provider import open_host, tell_host_events
 from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
 from overlay.subnet import Subnet
-from overlay.upkeep import clean_ledger
+from overlay.upkeep import Tally, clean_ledger
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import TunnelEndpoint
@@ -96,6 +98,51 @@ class ClientRun:
         return list(await self.run.__anext__())
 
 
+class BoughtTally(Tally[ClientRun]):
+    """Jobs that this client bought."""
+
+    def _tell_one(self, ended: ClientRun) -> None:
+        ask = ended.deal.ask.cost_nanoton(ended.usage)
+        self._log.info(
+            "job_done", f"{ended.task} by …{ended.provider[-8:]}: {ended.paid_nanoton} nanoTON",
+            task=ended.task.value, model=ended.model, provider=ended.provider, units=ended.usage.to_wire(),
+            prices=ended.prices.to_wire(), ask_nanoton=ask, paid_nanoton=ended.paid_nanoton, relayed=ended.relayed,
+            jobs=1,
+        )  # fmt: skip
+
+    def _tell_many(self, ended: Sequence[ClientRun]) -> None:
+        usage: Usage = NO_USAGE
+        for run in ended:
+            usage += run.usage
+        paid = sum(run.paid_nanoton for run in ended)
+        tasks = ", ".join(f"{count} {task}" for task, count in Counter(run.task.value for run in ended).items())
+        providers = len({run.provider for run in ended})
+        self._log.info(
+            "job_done", f"{tasks} by {providers} provider{'s' if providers > 1 else ''}: {paid} nanoTON",
+            jobs=len(ended), units=usage.to_wire(), paid_nanoton=paid,
+        )  # fmt: skip
+
+
+class RunningJob:
+    """The block of :meth:`ClientNode.run`. A class, since a generator and exit stacks cost every request more."""
+
+    def __init__(self, node: ClientNode, request: Request) -> None:
+        self._node = node
+        self._request = request
+        self._run: ClientRun
+
+    async def __aenter__(self) -> ClientRun:
+        self._run = await self._node._start(self._request)
+        return self._run
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._run.run.__aexit__(kind, error, trace)
+        if error is None:
+            self._node.tally.add(self._run)
+
+
 @dataclass
 class ClientNode:
     """A running client. Made by :func:`open_client`; implements :class:`~overlay.gateway.backend.JobBackend`."""
@@ -109,6 +156,7 @@ class ClientNode:
     desk: PayerDesk
     links: Links
     deals: Deals
+    tally: BoughtTally
     log: EventLog
 
     # ---- jobs ----
@@ -128,23 +176,19 @@ class ClientNode:
             found[model] = ModelInfo(model, tasks, providers, known.min_ask if known else ask)
         return list(found.values())
 
-    @asynccontextmanager
-    async def run(self, request: Request) -> AsyncIterator[ClientRun]:
+    def run(self, request: Request) -> RunningJob:
         """Run one job, with another provider when the first fails before it delivered anything.
 
         Raises :class:`~overlay.errors.CocoonError`. Leaving the block early cancels the job at the provider.
         """
-        async with AsyncExitStack() as stack:
-            started = await self._start(request, stack)
-            yield started
-        self._tell_done(started)
+        return RunningJob(self, request)
 
-    async def _start(self, request: Request, stack: AsyncExitStack) -> ClientRun:
+    async def _start(self, request: Request) -> ClientRun:
         for attempt in range(1, MAX_TRIES + 1):
             deal: Deal | None = None
             try:
                 deal = await self.deals.get(request)
-                return await self._try(request, deal, stack)
+                return await self._try(request, deal)
             except (AgreementEnded, ChannelUnusable) as error:
                 # Nothing is wrong with the provider: a new agreement, or more in the channel, mends it.
                 if deal is not None:
@@ -163,23 +207,18 @@ class ClientNode:
             self.log.warning("retry", f"attempt {attempt} failed: {problem}", attempt=attempt)
         raise problem
 
-    async def _try(self, request: Request, deal: Deal, stack: AsyncExitStack) -> ClientRun:
+    async def _try(self, request: Request, deal: Deal) -> ClientRun:
         body = deal.agreement.body
         concrete = request if request.model == body.model else replace(request, model=body.model)
-        async with AsyncExitStack() as attempt:
-            run = await attempt.enter_async_context(deal.link.jobs.run(deal.agreement, deal.link.channel, concrete))
+        run = deal.link.jobs.run(deal.agreement, deal.link.channel, concrete)
+        await run.__aenter__()
+        try:
             # The first events decide whether this provider does it: until then another one can.
             first = await anext(run, None)
-            stack.push_async_exit(attempt.pop_all())
+        except BaseException as error:
+            await run.__aexit__(type(error), error, error.__traceback__)
+            raise
         return ClientRun(run, deal, body.model, request.task, first)
-
-    def _tell_done(self, run: ClientRun) -> None:
-        ask = run.deal.ask.cost_nanoton(run.usage)
-        self.log.info(
-            "job_done", f"{run.task} by …{run.provider[-8:]}: {run.paid_nanoton} nanoTON",
-            task=run.task.value, model=run.model, provider=run.provider, units=run.usage.to_wire(),
-            prices=run.prices.to_wire(), ask_nanoton=ask, paid_nanoton=run.paid_nanoton, relayed=run.relayed,
-        )  # fmt: skip
 
     async def quotes(self, task: Task, model: str) -> list[dict[str, Any]]:
         """For `cocoon quote`: binding quotes, none accepted."""
@@ -320,8 +359,10 @@ async def open_client(
         )
         nursery.start_soon(tell_host_events, host, log)
         nursery.start_soon(clean_ledger, ledger)
+        tally = BoughtTally(log)
+        nursery.start_soon(tally.run)
         try:
-            yield ClientNode(identity, subnet, chain, ledger, host, directory, desk, links, deals, log)
+            yield ClientNode(identity, subnet, chain, ledger, host, directory, desk, links, deals, tally, log)
         finally:
             with trio.CancelScope(shield=True):
                 await links.settle_up()

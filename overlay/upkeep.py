@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import trio
 
@@ -39,49 +42,70 @@ def _clean(store: Store) -> None:
         store.prune_receipts(record.channel, keep=KEEP_RECEIPTS)
 
 
-class JobTally:
-    """Turns ended jobs into lines: one each while they are few, one a second when they are many."""
+T = TypeVar("T")
+
+
+class Tally(ABC, Generic[T]):
+    """Turns what ends into lines: one each while they are few, one a second when they are many."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._waiting: list[JobReport] = []
+        self._waiting: list[T] = []
         self._some = trio.Event()
         self._quiet_until = 0.0
 
-    def add(self, report: JobReport) -> None:
-        """A job has ended. Quick, whatever the load."""
-        self._waiting.append(report)
+    def add(self, ended: T) -> None:
+        """Something has ended. Quick, whatever the load."""
+        self._waiting.append(ended)
         self._some.set()
 
     async def run(self) -> None:
-        """Tell of jobs as they end, for ever."""
-        while True:
-            await self._some.wait()
-            await trio.sleep_until(self._quiet_until)
-            self._some = trio.Event()
-            reports, self._waiting = self._waiting, []
-            self._quiet_until = trio.current_time() + TELL_INTERVAL_S
-            if len(reports) == 1:
-                self._tell_one(reports[0])
-            else:
-                self._tell_many(reports)
+        """Tell of them as they end, for ever; on cancellation, of those that are left."""
+        try:
+            while True:
+                await self._some.wait()
+                await trio.sleep_until(self._quiet_until)
+                self._some = trio.Event()
+                self._quiet_until = trio.current_time() + TELL_INTERVAL_S
+                self._tell()
+        finally:
+            self._tell()
 
-    def _tell_one(self, report: JobReport) -> None:
-        units = ", ".join(f"{count} {unit}" for unit, count in report.usage.to_wire().items()) or "nothing"
+    def _tell(self) -> None:
+        ended, self._waiting = self._waiting, []
+        if len(ended) == 1:
+            self._tell_one(ended[0])
+        elif ended:
+            self._tell_many(ended)
+
+    @abstractmethod
+    def _tell_one(self, ended: T) -> None:
+        """The line of one."""
+
+    @abstractmethod
+    def _tell_many(self, ended: Sequence[T]) -> None:
+        """The line of several, at least two."""
+
+
+class JobTally(Tally[JobReport]):
+    """Jobs that a provider served."""
+
+    def _tell_one(self, ended: JobReport) -> None:
+        units = ", ".join(f"{count} {unit}" for unit, count in ended.usage.to_wire().items()) or "nothing"
         self._log.info(
-            "job_done", f"served {report.task} to …{report.client[-8:]}: {units}, {ton(report.amount_nanoton)}",
-            task=report.task.value, model=report.model, client=report.client, units=report.usage.to_wire(),
-            amount_nanoton=report.amount_nanoton, jobs=1,
+            "job_done", f"served {ended.task} to …{ended.client[-8:]}: {units}, {ton(ended.amount_nanoton)}",
+            task=ended.task.value, model=ended.model, client=ended.client, units=ended.usage.to_wire(),
+            amount_nanoton=ended.amount_nanoton, jobs=1,
         )  # fmt: skip
 
-    def _tell_many(self, reports: list[JobReport]) -> None:
+    def _tell_many(self, ended: Sequence[JobReport]) -> None:
         usage: Usage = NO_USAGE
-        for report in reports:
+        for report in ended:
             usage += report.usage
-        amount = sum(report.amount_nanoton for report in reports)
-        tasks = ", ".join(f"{count} {task}" for task, count in Counter(r.task.value for r in reports).items())
-        clients = len({report.client for report in reports})
+        amount = sum(report.amount_nanoton for report in ended)
+        tasks = ", ".join(f"{count} {task}" for task, count in Counter(r.task.value for r in ended).items())
+        clients = len({report.client for report in ended})
         self._log.info(
             "job_done", f"served {tasks} to {clients} client{'s' if clients > 1 else ''}: {ton(amount)}",
-            jobs=len(reports), units=usage.to_wire(), amount_nanoton=amount,
+            jobs=len(ended), units=usage.to_wire(), amount_nanoton=amount,
         )  # fmt: skip

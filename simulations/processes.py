@@ -148,12 +148,22 @@ async def run_command(
         list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
     running = CocoonProcess(name, process)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(running._read_events, on_event)
-        nursery.start_soon(running._read_errors)
-        try:
-            yield running
-        finally:
-            with trio.CancelScope(shield=True):
-                await running.stop()
-            nursery.cancel_scope.cancel()
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(running._read_events, on_event)
+            nursery.start_soon(running._read_errors)
+            try:
+                yield running
+            except BaseException as error:
+                failure = error
+                raise
+            finally:
+                with trio.CancelScope(shield=True):
+                    await running.stop()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is ours, not the user's: his exception comes out as it went in.
+        if failure is not None and group.exceptions == (failure,):
+            raise failure from None
+        raise

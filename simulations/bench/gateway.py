@@ -24,8 +24,9 @@ import psutil
 import trio
 
 from overlay.cli.output import Output
+from simulations.bench.bare import STREAM_CHUNKS
 from simulations.bench.latency import CHAT_PATH, chat_body
-from simulations.bench.provider import CHUNKS, STREAM_CHUNKS, WHOLE
+from simulations.bench.provider import CHUNKS, WHOLE
 from simulations.bench.report import Row, percentile, row
 from simulations.bench.stage import BenchFailed, Stage, ask_tool, module, open_stage, timed_command
 
@@ -63,7 +64,7 @@ async def gateway_rows(quick: bool, output: Output) -> list[Row]:
         async with stage.gateway() as (gateway, host, port):
             await _answer(host, port)  # opens the channel
             rows += await _rates(stage, host, port, effort, output)
-            rows += await _latencies(host, port, effort, output)
+            rows += await _latencies(stage, host, port, effort, output)
             rest = await _rest(stage, gateway.process.pid, effort, output)
         rows.append(await _first_answer(stage, effort, output))
     return rows + rest
@@ -156,13 +157,14 @@ async def _load(host: str, port: int, path: str, body: bytes, requests: int) -> 
 # ---- latencies ----
 
 
-async def _latencies(host: str, port: int, effort: Effort, output: Output) -> list[Row]:
+async def _latencies(stage: Stage, host: str, port: int, effort: Effort, output: Output) -> list[Row]:
     output.note("time to first token, and the delay of tokens that come every 20 ms …")
     command = module(
-        "simulations.bench.latency", host, str(port), "--first", str(effort.first), "--answers", str(effort.answers)
-    )
+        "simulations.bench.latency", host, str(port), str(stage.bare_port),
+        "--first", str(effort.first), "--answers", str(effort.answers),
+    )  # fmt: skip
     got = await ask_tool(command)
-    http, inside, chunk = got["http_ms"], got["in_process_ms"], got["chunk_ms"]
+    http, inside, chunk, bare = got["http_ms"], got["in_process_ms"], got["chunk_ms"], got["bare_chunk_ms"]
     base = statistics.median(inside)
     added = row(
         "first_token_added_ms", "added to the time to first token, p50, one connection", [t - base for t in http],
@@ -173,6 +175,7 @@ async def _latencies(host: str, port: int, effort: Effort, output: Output) -> li
     delay = row(
         "chunk_delay_ms", "from the engine's token to the client, p99, one every 20 ms", [p99], "ms", at_most=5,
         p50_ms=_short(statistics.median(chunk)), max_ms=_short(max(chunk)), tokens=len(chunk),
+        bare_p50_ms=_short(statistics.median(bare)), bare_p99_ms=_short(percentile(bare, 99)),
     )  # fmt: skip
     return [added, delay]
 

@@ -4,9 +4,10 @@ Two measures, both through `POST /v1/chat/completions` with `stream: true`, on o
 
 - first token: from sending the request until the first content has been read, and, after each, the same job through
   `compute.Scheduler` in this process: from `submit` until its first text. The difference is what the path adds.
-- chunks: each token of the ``paced`` model carries the time it was made; its delay ends when it has been read here.
+- chunks: each token of the ``paced`` model carries the time it was made; its delay ends when it has been read here. The
+  bare peer streams the same way in alternation: what the machine and HTTP alone take.
 
-`python -m simulations.bench.latency HOST PORT --first N --answers N` prints one JSON document; times in ms.
+`python -m simulations.bench.latency HOST PORT BARE_PORT --first N --answers N` prints one JSON document; times in ms.
 """
 
 from __future__ import annotations
@@ -99,12 +100,20 @@ async def first_in_process(scheduler: Scheduler) -> float:
     return (first - started) * 1e3
 
 
-async def measure(host: str, port: int, first: int, answers: int) -> dict[str, list[float]]:
+async def chunk_delays(stream: trio.abc.Stream, request: bytes) -> list[float]:
+    """Milliseconds from making to reading, for each token of a paced answer."""
+    return [(at - float(text)) * 1e3 async for at, text in read_contents(stream, request)]
+
+
+async def measure(host: str, port: int, bare_port: int, first: int, answers: int) -> dict[str, list[float]]:
     """See the module's docstring."""
-    result: dict[str, list[float]] = {"http_ms": [], "in_process_ms": [], "chunk_ms": []}
-    stream = await trio.open_tcp_stream(host, port)
+    result: dict[str, list[float]] = {"http_ms": [], "in_process_ms": [], "chunk_ms": [], "bare_chunk_ms": []}
     request = partial(http_request, host, port, CHAT_PATH)
-    async with stream, Scheduler.run([paced_engine()]) as scheduler:
+    async with (
+        await trio.open_tcp_stream(host, port) as stream,
+        await trio.open_tcp_stream("127.0.0.1", bare_port) as bare,
+        Scheduler.run([paced_engine()]) as scheduler,
+    ):
         short = request(chat_body(PACED, stream=True, max_tokens=FIRST_TOKENS))
         for number in range(WARM_UP + first):
             over_http = await first_over_http(stream, short)
@@ -114,7 +123,8 @@ async def measure(host: str, port: int, first: int, answers: int) -> dict[str, l
                 result["in_process_ms"].append(in_process)
         long = request(chat_body(PACED, stream=True))
         for _ in range(answers):
-            result["chunk_ms"] += [(at - float(text)) * 1e3 async for at, text in read_contents(stream, long)]
+            result["bare_chunk_ms"] += await chunk_delays(bare, http_request("127.0.0.1", bare_port, "/paced", b"{}"))
+            result["chunk_ms"] += await chunk_delays(stream, long)
     return result
 
 
@@ -123,10 +133,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="time of a token through the gateway")
     parser.add_argument("host")
     parser.add_argument("port", type=int)
+    parser.add_argument("bare_port", type=int)
     parser.add_argument("--first", type=int, default=200)
     parser.add_argument("--answers", type=int, default=10)
     options = parser.parse_args()
-    print(json.dumps(trio.run(measure, options.host, options.port, options.first, options.answers)))
+    result = trio.run(measure, options.host, options.port, options.bare_port, options.first, options.answers)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

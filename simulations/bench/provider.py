@@ -5,14 +5,12 @@ three models, each an engine with a thread of its own:
 
 - ``whole``: the answer is one text of 840 bytes;
 - ``chunks``: 50 tokens as fast as the engine's thread can make them, one a step;
-- ``paced``: 50 tokens, one every 20 ms; each token's text is the time of its making (``CLOCK_MONOTONIC``, which all
-  processes of a machine share).
+- ``paced``: 50 tokens, one every 20 ms; each token's text is the time of its making.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from functools import partial
 from pathlib import Path
 
@@ -24,23 +22,15 @@ from overlay.config import load_config
 from overlay.datadir import open_data_dir
 from overlay.provider import run_provider
 from overlay.subnet import load_subnet
+from simulations.bench.bare import PACE_S, STREAM_CHUNKS, WHOLE_BYTES, stamp
 from simulations.engines import SyntheticEngine
 
 WHOLE, CHUNKS, PACED = "whole", "chunks", "paced"
 
-WHOLE_BYTES = 840
-STREAM_CHUNKS = 50
-PACE_S = 0.02
-
-
-def stamp(_number: int) -> str:
-    """Now, as a token: seconds of ``CLOCK_MONOTONIC`` and a space."""
-    return f"{time.monotonic():.6f} "
-
 
 def paced_engine() -> SyntheticEngine:
     """The engine behind ``paced``; the benchmark also calls one in process."""
-    return SyntheticEngine(model=PACED, chunks=STREAM_CHUNKS, interval_s=PACE_S, text=stamp)
+    return SyntheticEngine(model=PACED, chunks=STREAM_CHUNKS, interval_s=PACE_S, text=lambda _number: stamp())
 
 
 def bench_engines() -> list[Engine]:
