@@ -5,12 +5,12 @@ A peer that sends anything that is not a proper message is dropped: its stream i
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-import structlog
 import trio
 
 from overlay.market import limits
@@ -22,7 +22,7 @@ from transport.host.interface import Host, HostStream, StreamError
 from transport.identity import PeerId
 from transport.wire import WireError
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 StoreAgreement = Callable[[Agreement], Awaitable[None]]
 """Writes an agreement where a crash does not lose it; the acknowledgement leaves only after it returns."""
@@ -72,7 +72,7 @@ class MarketServer:
                 await stream.reset()
                 return
             except WireError as error:
-                _log.info("market.dropped", peer=stream.peer_id, reason=str(error))
+                _log.debug("dropped a stream of %s: %s", stream.peer_id, error)
                 await stream.reset()
                 return
         await stream.aclose()

@@ -43,10 +43,14 @@ class Pattern(IntEnum):
     XX = 3
 
     @property
+    def noise_name(self) -> str:
+        """As the Noise specification writes it."""
+        return {Pattern.IK: "IK", Pattern.IKPSK2: "IKpsk2", Pattern.XX: "XX"}[self]
+
+    @property
     def protocol_name(self) -> str:
         """The Noise protocol name (§8)."""
-        name = {Pattern.IK: "IK", Pattern.IKPSK2: "IKpsk2", Pattern.XX: "XX"}[self]
-        return f"Noise_{name}_25519_AESGCM_SHA256"
+        return f"Noise_{self.noise_name}_25519_AESGCM_SHA256"
 
 
 # Length of each handshake message: e (32), s encrypted (48), payload with tag. Anything else is refused unread.

@@ -101,7 +101,7 @@ class Tunnel:
         """What the tunnel has done so far."""
         return TunnelStats(
             peer_id=self.peer_id,
-            pattern=self.pattern.name,
+            pattern=self.pattern.noise_name,
             handshake_hash=self.handshake_hash,
             initiator=self.initiator,
             relayed=self._link.relayed,
