@@ -1,19 +1,30 @@
-"""Benchmarks: `cocoon bench NAME`. What each measures and how is in its module and in docs/benchmarks.md."""
+"""Benchmarks: `cocoon bench NAME`. What each measures and how is in its module and in docs/benchmarks.md.
+
+The modules are imported when needed: the measuring processes of a benchmark live in this package too, and start sooner
+without all the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 
-from overlay.cli.output import Output
 from overlay.errors import CocoonError
-from simulations.bench.gateway import gateway_rows
-from simulations.bench.report import Row, document, show
-from simulations.bench.stage import BenchFailed
-from simulations.processes import ProcessFailed
 
-BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {"gateway": gateway_rows}
+if TYPE_CHECKING:
+    from overlay.cli.output import Output
+    from simulations.bench.report import Row
+
+
+async def _gateway(quick: bool, output: Output) -> list[Row]:
+    from simulations.bench.gateway import gateway_rows
+
+    return await gateway_rows(quick, output)
+
+
+BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {"gateway": _gateway}
 """What can be measured."""
 
 
@@ -22,6 +33,10 @@ def run_bench(name: str, quick: bool, output: Output) -> None:
 
     Raises :class:`~overlay.errors.CocoonError` for an unknown name and when a part fails.
     """
+    from simulations.bench.report import document, show
+    from simulations.bench.stage import BenchFailed
+    from simulations.processes import ProcessFailed
+
     if name not in BENCHES:
         raise CocoonError(f"there is no benchmark {name!r}; there is {', '.join(sorted(BENCHES))}")
     try:

@@ -16,11 +16,12 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from overlay.cli.output import Output
+if TYPE_CHECKING:
+    from overlay.cli.output import Output
 
 
 @dataclass(frozen=True)
