@@ -19,6 +19,7 @@ from overlay.datadir import DataDir, open_data_dir
 from overlay.errors import CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
 from overlay.settlement import wallet_address
+from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
 from overlay.settlement.ledger import Role, Store, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
@@ -92,8 +93,9 @@ def wallet_addresses(words: str) -> dict[str, str]:
     """A wallet's address on each network: a v5r1 address holds the network's id, so the same words have several.
 
     Raises :class:`~overlay.errors.ConfigError` for damaged words."""
+    networks = {**NETWORK_NAMES, DEVNET_ID: "devnet"}
     try:
-        return {name: wallet_address(words.split(), network_id) for network_id, name in NETWORK_NAMES.items()}
+        return {name: wallet_address(words.split(), network_id) for network_id, name in networks.items()}
     except ValueError as error:
         raise ConfigError(f"wallet.words is damaged: {error}; restore it from a backup") from error
 

@@ -6,6 +6,7 @@ start, every channel that the ledger calls live is compared with the chain.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -246,16 +247,21 @@ class PayerDesk:
         if state.status == "open":
             result = await _on_chain(self.chain, lambda: start_refund(self.chain.account, terms))
             await self._status(channel, ChannelStatus.CLOSING)
-            return self._settlement(record, "refund started", state.paid_nanoton, 0, result)
+            when = _date(result.state.close_at_s)
+            text = f"the same command gets what the provider has not claimed, from {when} on; transaction {result.hash}"
+            return self._settlement(record, "refund started", state.paid_nanoton, 0, result, text)
         if state.utime_s < state.close_at_s:
-            wait = state.close_at_s - state.utime_s
-            raise ChainError(f"the refund was started; it can be finished in {wait} s, by the same command")
+            raise ChainError(
+                f"the refund was started; it can be finished from {_date(state.close_at_s)} on, by the same command"
+            )
         result = await _on_chain(self.chain, lambda: finish_refund(self.chain.account, terms))
         await self._ended(channel, state.paid_nanoton)
         return self._settlement(record, "refunded", state.paid_nanoton, state.spendable_nanoton, result)
 
-    def _settlement(self, record: ChannelRecord, action: str, paid: int, refund: int, result: TxResult) -> Settlement:
-        text = f"{ton(paid)} to the provider, {ton(refund)} back, transaction {result.hash}"
+    def _settlement(
+        self, record: ChannelRecord, action: str, paid: int, refund: int, result: TxResult, text: str = ""
+    ) -> Settlement:
+        text = text or f"{ton(paid)} to the provider, {ton(refund)} back, transaction {result.hash}"
         self.log.info(
             "settled", f"{action}: …{record.channel[-8:]}, {text}",
             channel=record.channel, peer=record.peer, paid_nanoton=paid, refund_nanoton=refund,
@@ -291,6 +297,10 @@ class PayerDesk:
 
         await self.ledger.run(write)
         self._announced.discard(channel)
+
+
+def _date(unix_s: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_s))
 
 
 async def _on_chain(chain: Chain, operation: Callable[[], Awaitable[T]]) -> T:

@@ -109,7 +109,7 @@ def test_a_wallet_is_made_shown_and_carried_to_another_directory(home, tmp_path)
     one, other = ["--data-dir", str(tmp_path / "one")], ["--data-dir", str(tmp_path / "other")]
     made = town.cocoon("wallet", "new", *one, "--json").json
     shown = town.cocoon("wallet", "show", "--words", *one, *ton, "--json").json
-    assert shown["address"] == made["addresses"]["testnet"] != made["addresses"]["mainnet"], (
+    assert shown["address"] == made["addresses"]["devnet"] != made["addresses"]["mainnet"], (
         "an address is of one network"
     )
     taken = town.cocoon("wallet", "import", *other, "--json", stdin=shown["words"])
