@@ -157,7 +157,12 @@ class Pair:
     def finish(self, job_id: bytes, *, arrive: bool) -> None:
         ours, theirs = self.jobs.pop(job_id)
         signed = self.payee.finish(theirs)
-        assert signed is not None
+        if signed is None:
+            # Credit allowed nothing to leave: the provider refuses the job, and nobody owes anything for it.
+            assert not theirs.meter.usage()
+            if arrive:
+                self.payer.refused(ours)
+            return
         self.lazy.append(signed)
         if arrive:
             self.payer.job_receipt(ours, signed)
