@@ -24,7 +24,13 @@ async def _gateway(quick: bool, output: Output) -> list[Row]:
     return await gateway_rows(quick, output)
 
 
-BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {"gateway": _gateway}
+async def _tunnel(quick: bool, output: Output) -> list[Row]:
+    from simulations.bench.tunnel import tunnel_rows
+
+    return await tunnel_rows(quick, output)
+
+
+BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {"gateway": _gateway, "tunnel": _tunnel}
 """What can be measured."""
 
 

@@ -29,7 +29,7 @@ from transport.tunnel.frames import ResetCode
 from transport.tunnel.handshake import Pattern
 from transport.tunnel.keys import StaticKey, TunnelEndpoint
 from transport.tunnel.limits import MAX_SMALL as MAX_SMALL_MESSAGE
-from transport.tunnel.links import Link, SocketLink, StreamLink
+from transport.tunnel.links import Link, SocketLink, StreamLink, Tuning
 from transport.tunnel.listener import ListenerStats, TunnelHandler, TunnelListener, open_tunnel_listener
 from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
@@ -49,6 +49,7 @@ __all__ = [
     "StreamEnded",
     "StreamLink",
     "StreamReset",
+    "Tuning",
     "Tunnel",
     "TunnelClosed",
     "TunnelDialError",

@@ -10,7 +10,7 @@ from transport.tunnel.errors import HandshakeError, ProtocolViolation, TunnelDia
 from transport.tunnel.handshake import HELLO_BYTES, Handshake, HandshakeResult, choose_pattern, parse_hello
 from transport.tunnel.keys import TunnelEndpoint
 from transport.tunnel.limits import HANDSHAKE_SECONDS
-from transport.tunnel.links import Link, SocketLink
+from transport.tunnel.links import SYSTEM_TUNING, Link, SocketLink, Tuning
 from transport.tunnel.tunnel import Tunnel
 
 _LENGTH_BYTES = 2
@@ -23,6 +23,7 @@ async def dial(
     *,
     static_key: bytes | None = None,
     deadline_s: float = HANDSHAKE_SECONDS,
+    tuning: Tuning = SYSTEM_TUNING,
 ) -> Tunnel:
     """Connect to ``addr`` and authenticate ``expected_peer``; the tunnel works inside ``async with`` (or ``run``).
 
@@ -39,9 +40,10 @@ async def dial(
         with trio.fail_after(deadline_s):
             try:
                 stream = await trio.open_tcp_stream(host, port)
+                link = SocketLink.of_trio(stream, tuning)
             except OSError as error:
                 raise TunnelDialError(f"{addr} cannot be reached: {error}") from error
-            return await connect(SocketLink.of_trio(stream), endpoint, expected_peer, static_key=static_key)
+            return await connect(link, endpoint, expected_peer, static_key=static_key)
     except trio.TooSlowError:
         raise TunnelDialError(f"{addr} did not complete a handshake within {deadline_s:g} s") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -40,6 +41,29 @@ class Link(Protocol):
         """Close both directions at once, without ceremony; idempotent, never raises, does not wait."""
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """TCP settings of a tunnel's socket; None leaves what the system does, which adapts to the path as it goes.
+
+    ``buffer_bytes`` fixes SO_SNDBUF and SO_RCVBUF, which ends the kernel's own growing of them: worth it on a path
+    whose rate and delay are known. ``congestion`` names an algorithm that the kernel has (``cubic``, ``bbr``).
+    """
+
+    buffer_bytes: int | None = None
+    congestion: str | None = None
+
+    def apply(self, sock: socket.socket | trio.socket.SocketType) -> None:
+        """Set the options on a socket, listening ones included. Raises ``OSError`` for what the kernel lacks."""
+        if self.congestion is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self.congestion.encode())
+        if self.buffer_bytes is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.buffer_bytes)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer_bytes)
+
+
+SYSTEM_TUNING = Tuning()
+
+
 class SocketLink:
     """A connected TCP socket, non-blocking, with Nagle's algorithm off: we cork ourselves."""
 
@@ -56,9 +80,15 @@ class SocketLink:
             self.remote = str(name[0])
 
     @classmethod
-    def of_trio(cls, stream: trio.SocketStream) -> SocketLink:
+    def of_trio(cls, stream: trio.SocketStream, tuning: Tuning = SYSTEM_TUNING) -> SocketLink:
         """Take over a trio stream's socket; the stream is not to be used any more."""
-        return cls(socket.socket(fileno=stream.socket.detach()))
+        sock = socket.socket(fileno=stream.socket.detach())
+        try:
+            tuning.apply(sock)
+            return cls(sock)
+        except OSError:
+            sock.close()
+            raise
 
     def send_now(self, data: memoryview) -> int:
         """See :class:`Link`."""

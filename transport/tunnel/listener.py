@@ -16,7 +16,7 @@ from transport.tunnel.connect import answer
 from transport.tunnel.errors import HandshakeError
 from transport.tunnel.keys import TunnelEndpoint
 from transport.tunnel.limits import HANDSHAKE_SECONDS, LISTEN_BACKLOG, MAX_TUNNELS, MAX_TUNNELS_PER_PEER
-from transport.tunnel.links import Link, SocketLink
+from transport.tunnel.links import SYSTEM_TUNING, Link, SocketLink, Tuning
 from transport.tunnel.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ async def open_tunnel_listener(
     handler: TunnelHandler,
     *,
     handshake_seconds: float = HANDSHAKE_SECONDS,
+    tuning: Tuning = SYSTEM_TUNING,
 ) -> AsyncIterator[TunnelListener]:
     """Listen on ``host``:``port`` (0: any free port) and serve each tunnel with ``handler`` until the block is left.
 
@@ -118,6 +119,13 @@ async def open_tunnel_listener(
     port is taken. Leaving cancels the handlers and closes all tunnels.
     """
     sockets = await trio.open_tcp_listeners(port, host=host, backlog=LISTEN_BACKLOG)
+    try:
+        for sock in sockets:  # accepted ones inherit it, in time for the window scale of the handshake
+            tuning.apply(sock.socket)
+    except OSError:
+        for sock in sockets:
+            sock.socket.close()
+        raise
     addrs = [format_addr(*sock.socket.getsockname()[:2]) for sock in sockets]
     listener = TunnelListener(endpoint, handler, handshake_seconds, addrs)
 
