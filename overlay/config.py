@@ -279,6 +279,10 @@ def _check_ranges(config: Config) -> None:
     for task in config.node.serve:
         if task not in set(Task):
             raise ConfigError(f"node.serve: there is no task {task!r}; tasks: {', '.join(Task)}")
+    from overlay.market import Tier
+
+    if config.market.tier not in set(Tier):
+        raise ConfigError(f"market.tier: there is no tier {config.market.tier!r}; tiers: {', '.join(Tier)}")
     for name, value in (("node.tunnel_port", config.node.tunnel_port), ("gateway.port", config.gateway.port)):
         if not 0 <= value <= 65_535:
             raise ConfigError(f"{name}: {value} is no port; 0 takes any free one")

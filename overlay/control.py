@@ -7,6 +7,7 @@ object a line each way: `{"command": "status", …}` is answered by `{"ok": …}
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 
 import trio
 
-from overlay.errors import CocoonError, ConfigError
+from overlay.errors import ChainError, CocoonError, ConfigError
+from overlay.settlement import SettlementError
+
+_log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 65_536
 """A command is a name and a few words; an answer of a busy node with hundreds of channels is read whole."""
@@ -104,6 +108,12 @@ async def _answer(line: bytes, commands: Mapping[str, Command]) -> dict[str, Any
         return {"ok": await command(request)}
     except CocoonError as error:
         return {"error": {"code": error.code, "message": str(error)}}
+    except SettlementError as error:
+        return {"error": {"code": ChainError.code, "message": f"TON: {error}"}}
+    except Exception as error:
+        # Whatever a command trips over, the node behind it goes on serving.
+        _log.exception("the control command %s failed", request["command"])
+        return {"error": {"code": CocoonError.code, "message": f"{type(error).__name__}: {error}"}}
 
 
 async def call_control(data_dir: Path, command: str, **arguments: Any) -> Any:

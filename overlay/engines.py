@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from compute.engines import Engine, EngineUnavailable, create
+from compute.engines import Engine, EngineUnavailable, create, names
 from compute.tasks import Task
 from overlay.config import Config
 from overlay.errors import ConfigError
@@ -22,14 +22,25 @@ def served_tasks(config: Config) -> set[Task]:
 
 
 def make_engines(config: Config, log: EventLog) -> list[Engine]:
-    """The engines of the tasks on offer. One that cannot run here is reported, with what to install, and left out."""
+    """The engines of the tasks on offer. One that cannot run here is reported, with what to install, and left out.
+
+    Raises :class:`~overlay.errors.ConfigError` for a name that no engine has and for missing options."""
     engines = []
+    _check_names(config)
     for name in dict.fromkeys(_wanted(config)):
         try:
             engines.append(create(_ALIASES.get(name, name), **_options(name, config)))
         except EngineUnavailable as error:
             log.warning("engine_unavailable", f"{name}: {error}", engine=name)
     return engines
+
+
+def _check_names(config: Config) -> None:
+    known = sorted({*names(), *_ALIASES} - set(_ALIASES.values()))
+    for key, wanted in (("engine.chat", config.engine.chat), ("engine.transcribe", config.engine.transcribe)):
+        for name in wanted:
+            if _ALIASES.get(name, name) not in names():
+                raise ConfigError(f"{key}: there is no engine {name!r}; choose among {', '.join(known)}")
 
 
 def _wanted(config: Config) -> Iterator[str]:

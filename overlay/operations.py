@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -46,7 +47,13 @@ class Setup(Protocol):
 
 
 def _runs(data_dir: Path) -> bool:
-    return socket_path(data_dir).exists()
+    """Whether a process answers there: a socket file alone may be left from one that was killed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket_path(data_dir)))
+        except OSError:
+            return False
+    return True
 
 
 async def channels_of(data_dir: Path) -> list[dict[str, Any]]:

@@ -267,9 +267,10 @@ async def open_provider(
     identity = data_dir.identity()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        # What the configuration has wrong is told before anything starts.
+        made = make_engines(config, log) if engines is None else list(engines)
         chain = await enter(open_chain(config, data_dir, log, may_start_devnet=True))
         ledger = await enter(open_ledger(data_dir.ledger_path))
-        made = make_engines(config, log) if engines is None else list(engines)
         scheduler = await enter(Scheduler.run(made, max_queue=config.node.queue_per_engine))
         for name, reason in scheduler.failures().items():
             log.warning("engine_unavailable", f"{name}: {reason}", engine=name)

@@ -119,5 +119,7 @@ def load_subnet(path: Path | None) -> Subnet:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SubnetError(f"{path} is too large for a subnet file")
         return parse_subnet(path.read_text("ascii"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SubnetError(f"the subnet file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise SubnetError(f"the subnet file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SubnetError(f"{path} is no subnet file: it is not plain text") from error

@@ -23,7 +23,7 @@ from overlay.cli.output import Output, prices_text
 from overlay.control import call_control
 from overlay.events import ton
 from overlay.settlement.devnet import ask_totals
-from simulations.processes import CocoonProcess, run_process
+from simulations.processes import CocoonProcess, ProcessFailed, run_process
 
 PROVIDERS = {"anna": (1, 1), "boris": (3, 2), "clara": (5, 4)}
 """The three providers, and by what each multiplies the default prices."""
@@ -217,7 +217,7 @@ async def _chat(demo: Demo, prompt: str) -> dict[str, Any]:
 def _checked(answer: httpx.Response) -> dict[str, Any]:
     document: dict[str, Any] = answer.json()
     if answer.status_code != 200:
-        raise RuntimeError(f"the gateway answered {answer.status_code}: {document['error']['message']}")
+        raise ProcessFailed(f"the gateway answered {answer.status_code}: {document['error']['message']}")
     return document
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import trio
 
+from overlay.errors import CocoonError
+
 MAX_EVENTS = 10_000
 """Events kept of a process; a node that talks more has its oldest forgotten."""
 
@@ -28,8 +30,10 @@ STOP_GRACE_S = 35.0
 STDERR_TAIL_LINES = 40
 
 
-class ProcessFailed(Exception):
+class ProcessFailed(CocoonError):
     """A process ended, or did not say what was waited for; the message has the end of its standard error."""
+
+    code = "process"
 
 
 class CocoonProcess:

@@ -51,3 +51,6 @@ EXPIRY_MARGIN_S = 2 * CLAIM_MARGIN_S
 
 LAST_MINUTE_S = 120.0
 """A claim leaves at the latest this long before a started refund can be finished, jobs running or not."""
+
+OPENING_GRACE_S = 180
+"""A channel whose opening message was signed this recently may still appear: a wallet message is valid for a minute."""

@@ -20,6 +20,7 @@ from overlay.channels.limits import (
     EXPIRY_MARGIN_S,
     MAX_DEPOSIT_NANOTON,
     MAX_MESSAGE_BYTES,
+    OPENING_GRACE_S,
     REPLY_S,
 )
 from overlay.channels.messages import (
@@ -95,13 +96,20 @@ class PayerDesk:
         """Compare the ledger's live channels with the chain: once, at start."""
         now = int(self.clock())
         for record, terms in await self.live():
-            state = await self.chain.client.channel_state(terms, was_open=record.status is not ChannelStatus.OPENING)
+            opening = record.status is ChannelStatus.OPENING
+            state = await self.chain.client.channel_state(terms, was_open=not opening)
             channel = record.channel
             if state.status in ("closed", "absent"):
-                await self._status(channel, ChannelStatus.CLOSED)
+                if opening and now - record.opened_at < OPENING_GRACE_S:
+                    continue  # the wallet's message may still be on its way: look again at the next start
+                await self._found_closed(record)
                 self.log.warning("channel", f"channel …{channel[-8:]} is not on this chain any more", channel=channel)
-            elif record.status is ChannelStatus.OPENING or state.deposit_nanoton != record.deposit_nanoton:
+            elif opening or state.deposit_nanoton != record.deposit_nanoton:
                 await self.ledger.run(partial(_opened, channel=channel, deposit_nanoton=state.deposit_nanoton, at=now))
+            elif state.status == "closing" and record.status is ChannelStatus.OPEN:
+                await self._status(channel, ChannelStatus.CLOSING)
+            elif state.status == "open" and record.status is ChannelStatus.CLOSING:
+                await self._status(channel, ChannelStatus.OPEN)
 
     async def ensure(self, payee: Payee, *, spendable_nanoton: int, min_deposit_nanoton: int) -> ChannelRecord:
         """An open channel to ``payee`` that can still pay ``spendable_nanoton``, opened or topped up as needed, and
@@ -214,8 +222,7 @@ class PayerDesk:
         # A provider that has signed serves the channel no more: ask it only when the close can be sent right after.
         state = await _on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
         if state.status in ("closed", "absent"):
-            await self._ended(channel, record.paid_nanoton)
-            raise ChainError("the channel is closed already")
+            return await self._found_closed(record)
         sums = await self.ledger.run(lambda store: store.at_risk(channel))
         amount = max(sums.promised_nanoton, sums.owed_nanoton)
         agreement = CloseAgreement(channel, terms.network_id, amount, int(self.clock()) + CLOSE_VALID_S)
@@ -224,10 +231,10 @@ class PayerDesk:
         try:
             answer = await self._ask(PeerId(record.peer), ProposeClose(agreement, signature), addrs)
         except CocoonError:
-            await self._status(channel, ChannelStatus.OPEN)
+            await self._status(channel, record.status)
             raise
         if not isinstance(answer, CloseSigned) or not agreement.verify(terms.payee_key, answer.payee_signature):
-            await self._status(channel, ChannelStatus.OPEN)
+            await self._status(channel, record.status)
             reason = answer.reason if isinstance(answer, Refused) else "its signature does not verify"
             raise ProviderGone(f"the provider does not close the channel: {reason}")
         result = await _on_chain(
@@ -242,8 +249,7 @@ class PayerDesk:
         record, terms = await self._one(channel)
         state = await _on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
         if state.status in ("closed", "absent"):
-            await self._ended(channel, record.paid_nanoton)
-            raise ChainError("the channel is closed already")
+            return await self._found_closed(record)
         if state.status == "open":
             result = await _on_chain(self.chain, lambda: start_refund(self.chain.account, terms))
             await self._status(channel, ChannelStatus.CLOSING)
@@ -257,6 +263,15 @@ class PayerDesk:
         result = await _on_chain(self.chain, lambda: finish_refund(self.chain.account, terms))
         await self._ended(channel, state.paid_nanoton)
         return self._settlement(record, "refunded", state.paid_nanoton, state.spendable_nanoton, result)
+
+    async def _found_closed(self, record: ChannelRecord) -> Settlement:
+        """The provider has closed it: with our highest voucher, which is what it could claim at most."""
+        sums = await self.ledger.run(lambda store: store.at_risk(record.channel))
+        paid = max(sums.promised_nanoton, record.paid_nanoton)
+        await self._ended(record.channel, paid)
+        text = f"the provider had closed it with your last voucher of {ton(paid)}; the rest came back then"
+        refund = record.deposit_nanoton - paid
+        return Settlement(record.channel, record.peer, "was closed", paid, refund, 0, "", text)
 
     def _settlement(
         self, record: ChannelRecord, action: str, paid: int, refund: int, result: TxResult, text: str = ""

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import trio
 import typer
 
+from compute.tasks import TaskError
 from overlay.cli import ask, channel, devnet, gateway, node, subnet, swarm, wallet
 from overlay.cli.output import Output
-from overlay.errors import CocoonError
+from overlay.errors import CocoonError, InvalidRequest
 
 app = typer.Typer(
     name="cocoon",
@@ -58,6 +59,8 @@ def _report(error: BaseException, output: Output) -> int:
     leaf = error
     while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
         leaf = leaf.exceptions[0]
+    if isinstance(leaf, TaskError):
+        leaf = InvalidRequest(str(leaf), param=leaf.param)
     if isinstance(leaf, CocoonError):
         output.error(leaf, leaf.code)
         return leaf.exit_code

@@ -49,8 +49,8 @@ def chat(
     ] = None,
     model: o.ModelOption = "auto",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0, max=2)] = None,
     bootstrap: o.BootstrapOption = None,
     data_dir: o.DataDirOption = None,
     config: o.ConfigOption = None,
@@ -122,9 +122,11 @@ def transcribe(
     )
     output = Output(as_json, verbose=verbose)
 
+    request = TranscribeRequest(model, audio, probe_duration_ms(audio), language)
+
     async def main() -> None:
         async with _client(setup, output) as ask:
-            await _answer(ask, TranscribeRequest(model, audio, probe_duration_ms(audio), language), output)
+            await _answer(ask, request, output)
 
     trio.run(main)
 

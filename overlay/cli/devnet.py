@@ -23,7 +23,7 @@ def _group() -> None:
 @app.command()
 def run(
     host: Annotated[str, typer.Option(help="Address of the liteserver.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the liteserver; 0 takes any free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the liteserver; 0 takes any free one.", min=0, max=65_535)] = 0,
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where global.config.json goes.", metavar="DIR")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import trio
 import typer
 
+from compute.audio import probe_duration_ms
 from overlay.cli import options as o
 from overlay.cli.ask import read_audio
 from overlay.cli.output import Output
@@ -45,7 +46,7 @@ def demo(
     from simulations.demo import run_demo
 
     if voice is not None:
-        read_audio(voice)
+        probe_duration_ms(read_audio(voice))
     result = trio.run(run_demo, voice, prompt, Output(as_json))
     if not result["conserved"]:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The gateway on a socket: hypercorn's trio worker with what a loopback service needs and nothing else."""
+"""The gateway on a socket: hypercorn's HTTP on trio with what a loopback service needs and nothing else."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from functools import partial
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
 
 from overlay.errors import ConfigError, PortBusy
 from overlay.gateway import limits
 from overlay.gateway.app import GatewayApp
 from overlay.gateway.backend import JobBackend
+from overlay.gateway.connection import Connection
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -75,9 +78,16 @@ async def serve_gateway(
     listener = _listen(host, port)
     bound = listener.getsockname()[1]
     config = gateway_config()
-    config.bind = [f"fd://{listener.detach()}"]
-    app = GatewayApp(backend, token=token)
-    async with trio.open_nursery() as nursery:
-        run = partial(serve, app, config, mode="asgi", shutdown_trigger=shutdown_trigger)  # type: ignore[arg-type]  # plain ASGI
-        await nursery.start(run)
-        task_status.started(bound)
+    listener.listen(config.backlog)
+    context = WorkerContext(None)
+    app = wrap_app(GatewayApp(backend, token=token), config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]  # plain ASGI
+    connection = partial(Connection, app, config, context, ConnectionState({}))
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(partial(trio.serve_listeners, connection, listeners, handler_nursery=connections))
+            task_status.started(bound)
+            await (shutdown_trigger or trio.sleep_forever)()
+            accepting.cancel_scope.cancel()
+        await context.terminated.set()
+        connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout

@@ -87,3 +87,8 @@ def test_any_text_for_a_text_key_stays_that_text_or_is_refused(text: str) -> Non
     except ConfigError:
         return
     assert isinstance(config.gateway.token_env, str)
+
+
+def test_a_tier_that_does_not_exist_is_an_error_that_names_those_there_are():
+    with pytest.raises(ConfigError, match=r"market\.tier: there is no tier 'gold'; tiers: .*plain"):
+        load_config(None, overrides=["market.tier=gold"], environ={})

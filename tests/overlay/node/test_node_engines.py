@@ -67,10 +67,9 @@ def test_a_key_that_is_not_in_the_environment_is_named(monkeypatch):
         )
 
 
-def test_an_unknown_engine_is_reported_with_those_there_are_and_the_node_goes_on():
-    names, told, _ = make("engine.chat=vlllm,demo_llama")
-    assert "demo_llama" in names
-    assert any("vlllm" in text and "openai_upstream" in text for text in told)
+def test_an_unknown_engine_is_an_error_that_names_those_there_are():
+    with pytest.raises(ConfigError, match=r"engine\.chat: there is no engine 'vlllm'; choose among .*upstream"):
+        make("engine.chat=vlllm,demo_llama")
 
 
 def test_whoever_serves_chat_serves_completion_too():
