@@ -170,6 +170,7 @@ async def _latencies(stage: Stage, host: str, port: int, effort: Effort, output:
         "first_token_added_ms", "added to the time to first token, p50, one connection", [t - base for t in http],
         "ms", at_most=6, p95_ms=_short(percentile(http, 95) - percentile(inside, 95)),
         http_p50_ms=_short(statistics.median(http)), in_process_p50_ms=_short(base),
+        bare_p50_ms=_short(statistics.median(got["bare_ms"])),
     )  # fmt: skip
     p99 = percentile(chunk, 99)
     delay = row(
