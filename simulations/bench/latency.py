@@ -3,8 +3,8 @@
 Two measures, both through `POST /v1/chat/completions` with `stream: true`, on one warm keep-alive connection:
 
 - first token: from sending the request until the first content has been read, and, after each, the same job through
-  `compute.Scheduler` in this process: from `submit` until its first text. The difference is what the path adds; the bare
-  peer's first token is read beside it, since some of that is HTTP itself.
+  `compute.Scheduler` in this process: from `submit` until its first text. The difference is what the path adds; the
+  bare peer's first token is read beside it, since some of that is HTTP itself.
 - chunks: each token of the ``paced`` model carries the time it was made; its delay ends when it has been read here. The
   bare peer streams the same way in alternation: what the machine and HTTP alone take.
 
