@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+
 import trio
 
 from transport.identity import PeerId
@@ -10,7 +13,7 @@ from transport.tunnel.errors import HandshakeError, ProtocolViolation, TunnelDia
 from transport.tunnel.handshake import HELLO_BYTES, Handshake, HandshakeResult, choose_pattern, parse_hello
 from transport.tunnel.keys import TunnelEndpoint
 from transport.tunnel.limits import HANDSHAKE_SECONDS
-from transport.tunnel.links import SYSTEM_TUNING, Link, SocketLink, Tuning
+from transport.tunnel.links import SYSTEM_TUNING, WOULD_BLOCK, Link, SocketLink, Tuning
 from transport.tunnel.tunnel import Tunnel
 
 _LENGTH_BYTES = 2
@@ -39,13 +42,28 @@ async def dial(
     try:
         with trio.fail_after(deadline_s):
             try:
-                stream = await trio.open_tcp_stream(host, port)
-                link = SocketLink.of_trio(stream, tuning)
+                link = await _open_link(host, port, tuning)
             except OSError as error:
                 raise TunnelDialError(f"{addr} cannot be reached: {error}") from error
             return await connect(link, endpoint, expected_peer, static_key=static_key)
     except trio.TooSlowError:
         raise TunnelDialError(f"{addr} did not complete a handshake within {deadline_s:g} s") from None
+
+
+async def _open_link(host: str, port: int, tuning: Tuning) -> SocketLink:
+    """Connect a socket: at once to an IP address, by name resolution and happy eyeballs to a name."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        return SocketLink.of_trio(await trio.open_tcp_stream(host, port), tuning)
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        tuning.apply(sock)
+        await sock.connect((host, port))
+        return SocketLink(socket.socket(fileno=sock.detach()))
+    except BaseException:
+        sock.close()
+        raise
 
 
 async def connect(
@@ -108,7 +126,9 @@ async def _receive(link: Link, size: int) -> bytes:
     buffer = bytearray(size)
     view = memoryview(buffer)
     while view:
-        got = await link.receive(view)
+        got = link.receive_now(view)
+        if got == WOULD_BLOCK:
+            got = await link.receive(view)
         if got == 0:
             raise ConnectionResetError("cut off")
         view = view[got:]

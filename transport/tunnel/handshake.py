@@ -25,6 +25,7 @@ from noise.connection import Keypair, NoiseConnection
 from transport.identity import PeerId
 from transport.tunnel.errors import HandshakeError
 from transport.tunnel.keys import CERTIFICATE_BYTES, KEY_BYTES, TunnelEndpoint, certified_peer
+from transport.tunnel.noise_backend import BACKEND
 
 MAGIC = b"CCNT"
 VERSION = 1
@@ -143,7 +144,7 @@ class Handshake:
         self._features = 0
         self._step = 0
         self._lengths = MESSAGE_LENGTHS[pattern]
-        noise: Any = NoiseConnection.from_name(pattern.protocol_name.encode())
+        noise: Any = NoiseConnection.from_name(pattern.protocol_name.encode(), BACKEND)
         if initiator:
             noise.set_as_initiator()
             if pattern is not Pattern.XX:
@@ -153,7 +154,7 @@ class Handshake:
         else:
             noise.set_as_responder()
         noise.set_prologue(prologue(self.hello, endpoint.subnet))
-        noise.set_keypair_from_private_bytes(Keypair.STATIC, endpoint.static_key.private)
+        noise.noise_protocol.keypairs["s"] = endpoint.static_key.pair
         if pattern is Pattern.IKPSK2:
             if endpoint.psk is None:
                 raise HandshakeError("IKpsk2 needs the subnet's psk")

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from noise.backends.default.keypairs import KeyPair25519
 
 from transport.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, PeerId, peer_id_of, verify
 from transport.tunnel.errors import HandshakeError
@@ -28,16 +28,22 @@ MAX_SUBNET_BYTES = 64
 
 @dataclass(frozen=True)
 class StaticKey:
-    """An X25519 key pair (Noise ``s``). ``repr`` never shows the private half."""
+    """An X25519 key pair (Noise ``s``). ``repr`` never shows the private half.
+
+    ``pair`` is the same in the noise library's form: made once, since deriving the public half costs as much as a
+    Diffie-Hellman.
+    """
 
     private: bytes = field(repr=False)
     public: bytes = field(init=False)
+    pair: KeyPair25519 = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.private) != KEY_BYTES:
             raise ValueError(f"a static key has {KEY_BYTES} bytes, not {len(self.private)}")
-        public = X25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw()
-        object.__setattr__(self, "public", public)
+        pair = KeyPair25519.from_private_bytes(self.private)
+        object.__setattr__(self, "public", pair.public_bytes)
+        object.__setattr__(self, "pair", pair)
 
     @classmethod
     def from_seed(cls, seed: bytes) -> StaticKey:

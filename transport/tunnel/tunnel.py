@@ -1,8 +1,8 @@
 """A tunnel between two authenticated peers: the trio shell around the mux core and the records.
 
-Three tasks run a tunnel: one reads, one writes, one keeps time. Only the writer waits for the socket, and nothing but
-the end of the whole tunnel cancels it, so a cancelled sender can never leave half a record behind. Sealing and opening
-happen between two yields, hence no locks.
+Three tasks run a tunnel: one reads, one writes, one (``run``) keeps time. Only the writer waits for the socket, and
+nothing but the end of the whole tunnel cancels it, so a cancelled sender can never leave half a record behind. Sealing
+and opening happen between two yields, hence no locks.
 """
 
 from __future__ import annotations
@@ -174,9 +174,8 @@ class Tunnel:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read_loop)
                 nursery.start_soon(self._write_loop)
-                nursery.start_soon(self._time_loop)
                 task_status.started()
-                await self._over.wait()
+                await self._keep_time()
                 nursery.cancel_scope.cancel()
         finally:
             self._shut(TunnelClosed("the task that ran the tunnel was cancelled"))
@@ -461,13 +460,15 @@ class Tunnel:
         self._pings[self._next_ping] = trio.current_time()
         self._mux.ping(self._next_ping)
 
-    async def _time_loop(self) -> None:
-        """Ping an idle peer, notice a dead one and one that does not read, and rekey from time to time."""
+    async def _keep_time(self) -> None:
+        """Until the tunnel is over: ping the peer, notice a dead one and one that does not read, rekey at times."""
         now = trio.current_time()
         heard_at = pinged_at = moved_at = rekeyed_at = now
         batches = -1
-        while True:
-            await trio.sleep(_TICK_SECONDS)
+        while self._closed is None:
+            with trio.move_on_after(_TICK_SECONDS):
+                await self._over.wait()
+                return
             now = trio.current_time()
             if self._heard:
                 self._heard, heard_at = False, now
