@@ -259,7 +259,10 @@ class ClientNode:
             raise ProviderGone(f"the provider {provider} gives no quote now; try again later")
         payee = Payee(PeerId(provider), quote.payee_address, quote.payee_key, record.host_addrs)
         channel = await self.desk.ensure(
-            payee, spendable_nanoton=deposit_nanoton or 1, min_deposit_nanoton=quote.min_deposit_nanoton
+            payee,
+            spendable_nanoton=1,
+            min_deposit_nanoton=quote.min_deposit_nanoton,
+            deposit_nanoton=deposit_nanoton,
         )
         return {"channel": channel.channel, "deposit_nanoton": channel.deposit_nanoton}
 

@@ -35,7 +35,7 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tunnel_port: int = 0
     """Port of the tunnel listener, 0 for any free one."""
     announce: list[str] = msgspec.field(default_factory=list)
-    """IP addresses or names to advertise instead of those found on the interfaces (behind a port forward)."""
+    """libp2p addresses to advertise instead of those found on the interfaces (behind a port forward)."""
     bootstrap: list[str] = msgspec.field(default_factory=list)
     """Multiaddrs of peers to start from, each ending in `/p2p/<peer id>`."""
     serve: list[str] = msgspec.field(default_factory=lambda: ["chat", "transcribe"])
@@ -71,7 +71,6 @@ class MarketSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The least confidentiality tier that will do."""
     agreement_s: int = 60
     """How long a negotiated price is fixed for."""
-    negotiation_timeout_s: float = 5.0
 
 
 class TonSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -248,7 +247,9 @@ def load_config(
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{file}: {error}") from error
         _check(from_file, source)
-    name = preset or from_file.get("node", {}).get("preset") or environ.get("COCOON_NODE_PRESET") or ""
+    set_here = [text.partition("=")[2].strip() for text in overrides if text.partition("=")[0].strip() == "node.preset"]
+    in_file, in_environ = from_file.get("node", {}).get("preset"), environ.get("COCOON_NODE_PRESET")
+    name = preset or next(iter(set_here[-1:]), None) or in_environ or in_file or ""
     if name and name not in PRESETS:
         raise ConfigError(f"there is no preset {name!r}; presets: {', '.join(sorted(PRESETS))}")
     tree = _merge(_merge({}, PRESETS.get(name, {})), from_file)

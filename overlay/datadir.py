@@ -1,11 +1,12 @@
 """The data directory: identity, wallet, ledger, and the lock that keeps two processes out of one directory.
 
     <data dir>/identity.key     32-byte Ed25519 seed, hex          0600
-    <data dir>/tunnel.key       32-byte X25519 seed, hex           0600
+    <data dir>/channel.key      32-byte Ed25519 seed, hex          0600   signs vouchers
     <data dir>/wallet.words     24-word TON mnemonic               0600
     <data dir>/ledger.sqlite3   channels, vouchers, receipts       0600
     <data dir>/cocoon.toml      configuration, if any
     <data dir>/lock             held while a process runs here
+    <data dir>/control.sock     how commands reach that process    0600
 
 All of it lives under one home (`$COCOON_HOME`, else the platform's data directory): `node` and `client` are the default
 data directories, `devnet` belongs to the local test chain, `run` lists the nodes that run on this machine now.

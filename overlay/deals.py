@@ -186,7 +186,8 @@ class Deals:
             self.log.warning("renewal", f"the agreement for {key[1]} could not be renewed: {error}")
 
     async def _rows(self, task: Task, model: str) -> list[_Row]:
-        """Who offers it, not counting those that failed a moment ago; waits for first offers when we are new."""
+        """Who offers it; waits for first offers when we are new. Those that failed a moment ago count only when there
+        is nobody else: the one provider of a small network may be back already."""
         fresh = trio.current_time() - self._started_at < FIRST_OFFERS_S
         wanted = None if model == AUTO else model
         tier = self.market.tier
@@ -199,17 +200,11 @@ class Deals:
         now = trio.current_time()
         self._failed = {peer: until for peer, until in self._failed.items() if until > now}
         rows = self.directory.providers(task, wanted, tier)
-        usable = [row for row in rows if row[0] not in self._failed]
-        if usable:
-            return usable
-        raise self._nobody(task, model, failed=len(rows))
+        if not rows:
+            raise self._nobody(task, model)
+        return [row for row in rows if row[0] not in self._failed] or rows
 
-    def _nobody(self, task: Task, model: str, *, failed: int) -> Exception:
-        if failed:
-            return NoProvider(
-                f"all {failed} providers of {model} failed a moment ago; try again in {FAILED_FOR_S:.0f} s, or add "
-                "others with --bootstrap"
-            )
+    def _nobody(self, task: Task, model: str) -> Exception:
         others = sorted({name for kind, name in self.directory.models() if kind == task})
         if others and model != AUTO:
             return UnknownModel(model, f"nobody offers the model {model!r} for {task}; on offer: {', '.join(others)}")

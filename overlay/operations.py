@@ -71,6 +71,19 @@ async def channels_of(data_dir: Path) -> list[dict[str, Any]]:
         store.close()
 
 
+async def channel_named(data_dir: Path, text: str) -> str:
+    """The whole address of the channel that ``text`` names: by its address, or by an end that no other shares.
+
+    Raises :class:`~overlay.errors.ConfigError` when none or several fit."""
+    known = [str(row["channel"]) for row in await channels_of(data_dir)]
+    fitting = [channel for channel in known if channel.endswith(text.removeprefix("…"))]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise ConfigError(f"there is no channel {text!r}; `cocoon channel list` shows them")
+    raise ConfigError(f"{len(fitting)} channels end in {text!r}; write more of the address")
+
+
 async def wallet_state(setup: Setup, with_words: bool) -> dict[str, Any]:
     """Address and balance of the wallet in a data directory; with its words when asked for.
 
@@ -111,6 +124,8 @@ async def change_channels(
     action: str, setup: Setup, observer: Observer, arguments: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Settle or leave channels: by the process that runs there, else here."""
+    if arguments.get("channel"):
+        arguments = {**arguments, "channel": await channel_named(setup.data_dir, arguments["channel"])}
     if _runs(setup.data_dir):
         done: list[dict[str, Any]] = await call_control(setup.data_dir, action, **arguments)
         return done

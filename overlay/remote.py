@@ -60,7 +60,7 @@ class RemoteRun:
         """Take over what the gateway says of the job's cost."""
         ours = usage.get("cocoon")
         if ours:
-            self.provider, self.relayed = ours["provider"], ours["relayed"]
+            self.provider, self.model, self.relayed = ours["provider"], ours["model"], ours["relayed"]
             self.paid_nanoton, self.usage = ours["paid_nanoton"], Usage.from_wire(ours["units"])
 
 

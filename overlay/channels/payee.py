@@ -323,6 +323,12 @@ class PayeeDesk:
 
         await self.ledger.run(note)
         gained = total_nanoton - held.record.paid_nanoton
+        if not transaction:
+            self.log.warning(
+                "channel_gone", f"channel …{channel[-8:]} is not on this chain any more, and paid nothing at its end",
+                channel=channel, peer=held.record.peer, paid_nanoton=total_nanoton,
+            )  # fmt: skip
+            return
         verb = "closed" if closed else "claimed"
         self.log.info(
             "settled", f"{verb} …{channel[-8:]}: {ton(gained)} paid on chain, transaction {transaction}",

@@ -111,18 +111,22 @@ class PayerDesk:
             elif state.status == "open" and record.status is ChannelStatus.CLOSING:
                 await self._status(channel, ChannelStatus.OPEN)
 
-    async def ensure(self, payee: Payee, *, spendable_nanoton: int, min_deposit_nanoton: int) -> ChannelRecord:
+    async def ensure(
+        self, payee: Payee, *, spendable_nanoton: int, min_deposit_nanoton: int, deposit_nanoton: int | None = None
+    ) -> ChannelRecord:
         """An open channel to ``payee`` that can still pay ``spendable_nanoton``, opened or topped up as needed, and
-        known to the provider.
+        known to the provider. ``deposit_nanoton`` replaces the configured deposit of a channel that is opened.
 
         Raises :class:`~overlay.errors.Unfunded`, :class:`~overlay.errors.ChainError` and
         :class:`~overlay.errors.ProviderGone`.
         """
         lock = self._locks.setdefault(payee.peer, trio.Lock())
         async with lock:
-            return await _on_chain(self.chain, lambda: self._ensure(payee, spendable_nanoton, min_deposit_nanoton))
+            return await _on_chain(
+                self.chain, lambda: self._ensure(payee, spendable_nanoton, min_deposit_nanoton, deposit_nanoton)
+            )
 
-    async def _ensure(self, payee: Payee, spendable: int, min_deposit: int) -> ChannelRecord:
+    async def _ensure(self, payee: Payee, spendable: int, min_deposit: int, deposit: int | None) -> ChannelRecord:
         for record, terms in await self.live(peer=payee.peer):
             if record.status is ChannelStatus.DISPUTED:
                 raise ProviderGone(
@@ -138,7 +142,11 @@ class PayerDesk:
             if record.channel not in self._announced:
                 await self._announce(payee, terms)
             return record
-        return await self._open(payee, max(self.deposit_nanoton, spendable, min_deposit))
+        if deposit is None:
+            deposit = max(self.deposit_nanoton, spendable, min_deposit)
+        elif deposit < max(spendable, min_deposit):
+            raise Unfunded(f"this provider wants a deposit of {ton(max(spendable, min_deposit))} or more")
+        return await self._open(payee, deposit)
 
     async def _used(self, channel: str) -> int:
         sums = await self.ledger.run(lambda store: store.at_risk(channel))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import trio
 import typer
@@ -48,14 +49,11 @@ def list_channels(role: RoleOption = "client", data_dir: o.DataDirOption = None,
     )  # fmt: skip
 
 
-def _chain_command(
-    action: str, data_dir: Path | None, role: str, as_json: bool, ton_config: str | None, **arguments: Any
-) -> None:
+def _change(action: str, setup: o.Setup, as_json: bool, channel: str | None) -> None:
     from overlay.operations import change_channels
 
     output = Output(as_json)
-    setup = o.make_setup(role, data_dir=_directory(data_dir, role), config=None, overrides=None, ton=ton_config)
-    results = trio.run(change_channels, action, setup, output.aside, arguments)
+    results = trio.run(change_channels, action, setup, output.aside, {"channel": channel})
     if as_json:
         output.document(results)
         return
@@ -65,10 +63,23 @@ def _chain_command(
         output.line("nothing to do: no channel has anything to settle")
 
 
+def _nanoton(text: str) -> int:
+    """An amount in TON as typed, exactly: no float touches money."""
+    try:
+        amount = Decimal(text) * 1_000_000_000
+    except InvalidOperation:
+        raise typer.BadParameter(f"{text!r} is no amount of TON; write it like 0.5") from None
+    if not amount.is_finite() or amount <= 0 or amount != int(amount):
+        raise typer.BadParameter("an amount is above zero, with nine decimals at most")
+    return int(amount)
+
+
 @app.command("open")
 def open_channel(
     provider: Annotated[str, typer.Argument(help="Peer id of the provider.")],
-    deposit: Annotated[float | None, typer.Option(help="TON to put in.")] = None,
+    deposit: Annotated[
+        str | None, typer.Option(help="TON to put into a new channel; default: ton.deposit_nanoton.", metavar="TON")
+    ] = None,
     bootstrap: o.BootstrapOption = None,
     subnet: o.SubnetOption = None,
     data_dir: o.DataDirOption = None,
@@ -82,7 +93,7 @@ def open_channel(
         "client", data_dir=data_dir, config=None, overrides=None, bootstrap=bootstrap, subnet=subnet, ton=ton_config
     )
     output = Output(as_json)
-    amount = None if deposit is None else round(deposit * 1_000_000_000)
+    amount = None if deposit is None else _nanoton(deposit)
     result = trio.run(open_channel_with, setup, provider, amount, output.aside)
     if as_json:
         output.document(result)
@@ -92,23 +103,39 @@ def open_channel(
 
 @app.command()
 def settle(
-    channel: Annotated[str | None, typer.Argument(help="One channel; default: all.")] = None,
+    channel: Annotated[str | None, typer.Argument(help="One channel, or the end of its address; default: all.")] = None,
     role: RoleOption = "client",
     data_dir: o.DataDirOption = None,
     ton_config: o.TonOption = None,
+    bootstrap: o.BootstrapOption = None,
+    subnet: o.SubnetOption = None,
+    config: o.ConfigOption = None,
+    overrides: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Bring channels to the chain: a node claims what it earned, a client closes together with the provider."""
-    _chain_command("settle", data_dir, role, as_json, ton_config, channel=channel)
+    setup = o.make_setup(
+        role, data_dir=_directory(data_dir, role), config=config, overrides=overrides, bootstrap=bootstrap,
+        subnet=subnet, ton=ton_config,
+    )  # fmt: skip
+    _change("settle", setup, as_json, channel)
 
 
 @app.command("exit")
 def leave(
-    channel: Annotated[str, typer.Argument(help="The channel to leave.")],
+    channel: Annotated[str, typer.Argument(help="The channel to leave, or the end of its address.")],
     role: RoleOption = "client",
     data_dir: o.DataDirOption = None,
     ton_config: o.TonOption = None,
+    bootstrap: o.BootstrapOption = None,
+    subnet: o.SubnetOption = None,
+    config: o.ConfigOption = None,
+    overrides: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Leave alone, without the other side: a client starts (later finishes) the refund, a node claims and closes."""
-    _chain_command("exit", data_dir, role, as_json, ton_config, channel=channel)
+    setup = o.make_setup(
+        role, data_dir=_directory(data_dir, role), config=config, overrides=overrides, bootstrap=bootstrap,
+        subnet=subnet, ton=ton_config,
+    )  # fmt: skip
+    _change("exit", setup, as_json, channel)

@@ -44,6 +44,7 @@ def cocoon_object(run: JobRun) -> dict[str, Any]:
     """Who served a job and what it cost: ``paid_nanoton`` for ``units``, through a relay or not."""
     return {
         "provider": run.provider,
+        "model": run.model,
         "relayed": run.relayed,
         "paid_nanoton": run.paid_nanoton,
         "units": run.usage.to_wire(),

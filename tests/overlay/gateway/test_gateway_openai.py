@@ -51,6 +51,7 @@ async def test_a_whole_chat_answer(ask):
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
     assert answer.usage.cocoon == {
         "provider": "12D3KooWProvider",
+        "model": "demo",
         "relayed": False,
         "paid_nanoton": 3,
         "units": {"prompt": 4, "cached": 2, "completion": 3},

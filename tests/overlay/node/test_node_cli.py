@@ -44,7 +44,7 @@ def home(tmp_path, monkeypatch):
         ("node run --set engine.chat=upstream", "engine.upstream.base_url"),
         ("gateway run --port 99999999", "gateway.port"),
         ("channel settle", "no ledger"),
-        ("channel exit 0:00 --as node", "no ledger"),
+        ("channel exit 0:00 --as node", "there is no channel"),
         ("wallet show", "cocoon wallet new"),
         ("subnet create BAD_NAME", "small letters"),
     ],
