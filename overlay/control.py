@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ async def _answer(line: bytes, commands: Mapping[str, Command]) -> dict[str, Any
         # Whatever a command trips over, the node behind it goes on serving.
         _log.exception("the control command %s failed", request["command"])
         return {"error": {"code": CocoonError.code, "message": f"{type(error).__name__}: {error}"}}
+
+
+def answers(data_dir: Path) -> bool:
+    """Whether a process answers there: a socket file alone may be left from one that was killed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket_path(data_dir)))
+        except OSError:
+            return False
+    return True
 
 
 async def call_control(data_dir: Path, command: str, **arguments: Any) -> Any:

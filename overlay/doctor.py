@@ -16,6 +16,7 @@ from compute.engines import EngineUnavailable
 from compute.hardware import survey
 from overlay.chain import load_network_config, local_devnet
 from overlay.config import Config
+from overlay.control import answers
 from overlay.engines import make_engines
 from overlay.errors import CocoonError
 from overlay.events import EventLog, NodeEvent
@@ -45,7 +46,7 @@ async def examine(config: Config, data_dir: Path) -> list[Finding]:
         _python(),
         _data_dir(data_dir),
         _files(),
-        *(_port(addr) for addr in config.node.listen),
+        *_ports(config, data_dir),
         await trio.to_thread.run_sync(_hardware),
         *await trio.to_thread.run_sync(lambda: _engines(config)),
         await _network(config),
@@ -76,6 +77,12 @@ def _files() -> Finding:
     return Finding(
         "open files", ok, f"at most {limit}", "" if ok else f"raise it: ulimit -n {MIN_FILES}", optional=True
     )
+
+
+def _ports(config: Config, data_dir: Path) -> list[Finding]:
+    if answers(data_dir):
+        return [Finding("listen address", True, "a node runs in this data directory and listens")]
+    return [_port(addr) for addr in config.node.listen]
 
 
 def _port(addr: str) -> Finding:

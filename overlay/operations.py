@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from overlay import views
 from overlay.chain import NETWORK_NAMES, open_chain
 from overlay.channels import PayeeDesk, PayerDesk
 from overlay.config import Config
-from overlay.control import call_control, socket_path
+from overlay.control import answers, call_control
 from overlay.datadir import DataDir, open_data_dir
 from overlay.errors import CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
@@ -46,19 +45,9 @@ class Setup(Protocol):
         """Peers to start from."""
 
 
-def _runs(data_dir: Path) -> bool:
-    """Whether a process answers there: a socket file alone may be left from one that was killed."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(socket_path(data_dir)))
-        except OSError:
-            return False
-    return True
-
-
 async def channels_of(data_dir: Path) -> list[dict[str, Any]]:
     """The channels in a data directory's ledger, newest first, whether or not a process runs there."""
-    if _runs(data_dir):
+    if answers(data_dir):
         rows: list[dict[str, Any]] = await call_control(data_dir, "channels")
         return rows
     path = data_dir / "ledger.sqlite3"
@@ -91,7 +80,7 @@ async def wallet_state(setup: Setup, with_words: bool) -> dict[str, Any]:
     :class:`~overlay.errors.ConfigError` when there is no wallet yet.
     """
     words_path = setup.data_dir / "wallet.words"
-    if _runs(setup.data_dir):
+    if answers(setup.data_dir):
         state: dict[str, Any] = await call_control(setup.data_dir, "wallet")
     elif not words_path.exists():
         raise ConfigError(f"there is no wallet in {setup.data_dir} yet: `cocoon wallet new` makes one")
@@ -126,7 +115,7 @@ async def change_channels(
     """Settle or leave channels: by the process that runs there, else here."""
     if arguments.get("channel"):
         arguments = {**arguments, "channel": await channel_named(setup.data_dir, arguments["channel"])}
-    if _runs(setup.data_dir):
+    if answers(setup.data_dir):
         done: list[dict[str, Any]] = await call_control(setup.data_dir, action, **arguments)
         return done
     with open_data_dir(setup.data_dir) as directory:

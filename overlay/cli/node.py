@@ -97,6 +97,7 @@ def peers(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> No
 @app.command()
 def doctor(
     data_dir: o.DataDirOption = None,
+    preset: o.PresetOption = None,
     config: o.ConfigOption = None,
     overrides: o.SetOption = None,
     ton_config: o.TonOption = None,
@@ -105,7 +106,7 @@ def doctor(
     """Check what a node needs on this machine, with the fix beside each thing that is amiss."""
     from overlay.doctor import examine
 
-    setup = o.make_setup("node", data_dir=data_dir, config=config, overrides=overrides, ton=ton_config)
+    setup = o.make_setup("node", data_dir=data_dir, config=config, overrides=overrides, preset=preset, ton=ton_config)
     findings = trio.run(examine, setup.config, setup.data_dir)
     output = Output(as_json)
     if as_json:
