@@ -6,6 +6,7 @@ tests: starting nodes is what costs. Everything lives under temporary homes; onl
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 import trio
 
+from overlay.cli.app import run
 from overlay.operations import channels_of
 from simulations.processes import CocoonProcess, cocoon_command, run_process
 
@@ -185,19 +188,33 @@ class Town:
             name, "gateway", "run", "--port", "0", "--data-dir", str(self.home / name), *chain, *arguments
         )
 
-    def cocoon(self, *arguments: str, stdin: str = "", timeout_s: float = 90.0, **environ: str) -> Said:
-        """Run one command to its end."""
-        done = subprocess.run(
-            cocoon_command(*arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env={**os.environ, "COCOON_HOME": str(self.home), **environ},
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Said(done.returncode, done.stdout, done.stderr)
+    def cocoon(
+        self, *arguments: str, stdin: str = "", timeout_s: float = 90.0, process: bool = False, **environ: str
+    ) -> Said:
+        """Run one command to its end. In this process, which spares the start of an interpreter, or in one of its own;
+        whatever it talks to is a process of its own in any case."""
+        environment = {**os.environ, "COCOON_HOME": str(self.home), **environ}
+        if process:
+            done = subprocess.run(
+                cocoon_command(*arguments),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                env=environment,
+                check=False,
+            )
+            assert "Traceback" not in done.stderr, done.stderr
+            return Said(done.returncode, done.stdout, done.stderr)
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, environment),
+            mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            code = run(arguments)
+        return Said(code, out.getvalue(), err.getvalue())
 
     def channels(self, directory: str) -> dict[str, dict[str, Any]]:
         """The channels of one party's ledger by their address, whether or not it runs."""

@@ -17,7 +17,7 @@ JOB_FIELDS = {
 
 
 def test_the_demo_transcribes_chats_settles_and_accounts_for_every_nanoton(town, voice_text):
-    said = town.cocoon("demo", "--json", timeout_s=180)
+    said = town.cocoon("demo", "--json", timeout_s=180, process=True)
     assert said.code == 0, said.err
     assert said.err == ""
     result = said.json

@@ -98,13 +98,6 @@ def refused(market, path="/v1/chat/completions", **request):
     return answer.status_code, error
 
 
-def test_an_unknown_model_is_404_and_names_those_on_offer(client, market):
-    with pytest.raises(openai.NotFoundError) as caught:
-        client.chat.completions.create(model="gpt-17", messages=MESSAGES)
-    assert caught.value.code == "model_not_found"
-    assert "demo-chat" in caught.value.body["message"]
-
-
 def test_a_task_that_nobody_sells_is_503_and_says_so(client):
     with pytest.raises(openai.InternalServerError) as caught:
         client.embeddings.create(model="auto", input="hello")
@@ -145,6 +138,13 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_a_gateway_that_serves_the_n
     ) as answer:
         next(answer.iter_bytes())
     assert client.chat.completions.create(model="auto", messages=MESSAGES).choices[0].message.content
+
+
+def test_an_unknown_model_is_404_and_names_those_on_offer(client, market):
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="gpt-17", messages=MESSAGES)
+    assert caught.value.code == "model_not_found"
+    assert "demo-chat" in caught.value.body["message"]
 
 
 def test_a_chat_in_the_terminal_goes_through_the_gateway_that_runs(market):

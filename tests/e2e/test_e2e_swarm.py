@@ -6,8 +6,10 @@ import os
 import signal
 
 import psutil
+import pytest
 
 
+@pytest.mark.slow
 def test_a_swarm_restarts_a_node_that_was_killed_and_stops_on_ctrl_c(town, until):
     swarm = town.start("swarm", "swarm", "up", "-n", "2", "--dir", str(town.home))
     first = swarm.wait_for("node", node="node-1")

@@ -35,7 +35,7 @@ def test_the_second_node_finds_the_first_by_itself(home):
 
 def test_a_chat_from_a_third_terminal_puts_the_answer_on_standard_output_and_the_same_sums_in_both_ledgers(home, until):
     town, first, second = home
-    said = town.cocoon("chat", "What is Cocoon?")
+    said = town.cocoon("chat", "What is Cocoon?", process=True)
     assert said.code == 0, said.err
     assert "Cocoon" in said.out
     assert said.out.count("\n") == 1
