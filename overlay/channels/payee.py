@@ -323,6 +323,12 @@ class PayeeDesk:
 
         await self.ledger.run(note)
         gained = total_nanoton - held.record.paid_nanoton
+        if not transaction and not held.sums.promised_nanoton:
+            self.log.info(
+                "settled", f"closed …{channel[-8:]}: nothing was owed",
+                channel=channel, peer=held.record.peer, gained_nanoton=0, paid_nanoton=0, transaction="", closed=True,
+            )  # fmt: skip
+            return
         if not transaction:
             self.log.warning(
                 "channel_gone", f"channel …{channel[-8:]} is not on this chain any more, and paid nothing at its end",

@@ -250,6 +250,15 @@ async def test_a_channel_closed_together_is_noted_with_what_it_paid(two):
     assert (found.status, found.paid_nanoton) == (ChannelStatus.CLOSED, 123)
 
 
+async def test_a_channel_that_was_never_used_and_is_gone_is_no_cause_for_alarm(two):
+    record = await two.open()
+    await two.payer.close_together(record.channel)
+    await two.payee.look()
+    event = two.told[-1]
+    assert (event.kind, event.level) == ("settled", "info")
+    assert "nothing was owed" in event.text
+
+
 async def test_the_owner_claims_by_hand_and_ends_a_channel_by_hand(two):
     record = await two.open()
     assert await two.payee.claim(None, close=False) == [], "nothing to claim yet"
