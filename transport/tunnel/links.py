@@ -21,6 +21,8 @@ class Link(Protocol):
 
     relayed: bool
     remote: str
+    pausable: bool
+    """Whether :meth:`receive` can be cancelled without losing a byte."""
 
     def send_now(self, data: memoryview) -> int:
         """Send what can be sent without waiting: the number of bytes taken, possibly 0. Raises ``OSError``."""
@@ -32,7 +34,12 @@ class Link(Protocol):
         """Receive what is there: the number of bytes, 0 at the end, ``WOULD_BLOCK`` when there is nothing yet."""
 
     async def receive(self, buffer: memoryview) -> int:
-        """Wait for bytes: the number written to ``buffer``, 0 at the end. Raises ``OSError`` when broken."""
+        """Wait for bytes: the number written to ``buffer``, 0 at the end, ``WOULD_BLOCK`` when woken by
+        :meth:`wake_receiver`. Raises ``OSError`` when broken.
+        """
+
+    def wake_receiver(self) -> None:
+        """Wake the task in :meth:`receive`, on links that are ``pausable``; the sending task notices nothing."""
 
     async def send_eof(self) -> None:
         """End our direction; never raises."""
@@ -68,6 +75,7 @@ class SocketLink:
     """A connected TCP socket, non-blocking, with Nagle's algorithm off: we cork ourselves."""
 
     relayed = False
+    pausable = True
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -103,7 +111,9 @@ class SocketLink:
             try:
                 await trio.lowlevel.wait_writable(self._sock)
             except (trio.ClosedResourceError, ValueError) as error:
-                raise ConnectionAbortedError("the socket was closed here") from error
+                if self._sock.fileno() < 0:
+                    raise ConnectionAbortedError("the socket was closed here") from error
+                continue  # it was wake_receiver, meant for the other task
             try:
                 return self._sock.send(data)
             except BlockingIOError:
@@ -122,11 +132,18 @@ class SocketLink:
             try:
                 await trio.lowlevel.wait_readable(self._sock)
             except (trio.ClosedResourceError, ValueError) as error:
-                raise ConnectionAbortedError("the socket was closed here") from error
+                if self._sock.fileno() < 0:
+                    raise ConnectionAbortedError("the socket was closed here") from error
+                return WOULD_BLOCK
             try:
                 return self._sock.recv_into(buffer)
             except BlockingIOError:
                 continue
+
+    def wake_receiver(self) -> None:
+        """See :class:`Link`: trio wakes whoever waits for a socket that is said to close, and asks no more."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
 
     async def send_eof(self) -> None:
         """See :class:`Link`."""
@@ -142,6 +159,8 @@ class SocketLink:
 
 class StreamLink:
     """Any trio stream. ``relayed`` says whether a third party carries it."""
+
+    pausable = False  # trio promises nothing of the kind for streams in general
 
     def __init__(self, stream: trio.abc.Stream, *, relayed: bool = False, remote: str = "") -> None:
         self._stream = stream
@@ -177,6 +196,9 @@ class StreamLink:
             if not self._rest:
                 return 0
         return self._hand_over(buffer)
+
+    def wake_receiver(self) -> None:
+        """Never needed: only the tunnel's own loop receives from a link that is not pausable."""
 
     def _hand_over(self, buffer: memoryview) -> int:
         size = min(len(buffer), len(self._rest))

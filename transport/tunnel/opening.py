@@ -20,10 +20,10 @@ class StreamOpening:
         self._stream: TunnelStream | None = None
 
     def __await__(self) -> Generator[Any, Any, TunnelStream]:
-        return self._tunnel._open().__await__()
+        return self._tunnel._new_stream().__await__()
 
     async def __aenter__(self) -> TunnelStream:
-        self._stream = await self._tunnel._open()
+        self._stream = await self._tunnel._new_stream()
         return self._stream
 
     async def __aexit__(

@@ -98,6 +98,17 @@ class Outbound:
         stream.queued = 0
         self.credit_due.pop(stream, None)
 
+    def message(self, stream: StreamCore, body: bytes) -> bool:
+        """Queue one small message if it can leave at once: what is frequent, made short. False: not queued."""
+        cost = len(body) + FRAME_COST
+        if stream.queue or stream.credit < cost or stream.end_queued or self.small_bytes >= SEND_QUEUE_TUNNEL:
+            return False
+        stream.credit -= cost
+        self._small.append(HEADER.pack(stream.stream_id, MESSAGE << 24 | len(body)))
+        self._small.append(body)
+        self.small_bytes += len(body) + HEADER_BYTES
+        return True
+
     def messages(self, stream: StreamCore, bodies: Sequence[bytes]) -> None:
         """Queue small messages, each of at most ``MAX_SMALL`` bytes, in order."""
         index = 0

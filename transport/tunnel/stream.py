@@ -63,7 +63,14 @@ class TunnelStream:
         tunnel and its other streams are never harmed.
         """
         if type(data) is bytes and len(data) <= MAX_SMALL:
-            await self.send_messages((data,), urgent=urgent)
+            core, tunnel = self._core, self._tunnel
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if core.reset is not None or tunnel._closed is not None or not self._mux.out.message(core, data):
+                await self.send_messages((data,), urgent=urgent)
+            elif urgent:
+                tunnel._flush()
+            elif tunnel._idle_writer is not None:
+                tunnel._wake_writer()
             return
         parts = [flat(data)] if isinstance(data, Body) else [flat(part) for part in data]
         total = sum(map(len, parts))
@@ -192,7 +199,7 @@ class TunnelStream:
                 size, core.sink_done = core.sink_done, -1
                 self._mux.renew(core)
                 if self._mux.out.credit_due:
-                    self._tunnel._wake_writer()
+                    self._tunnel._flush()
                 return size
         message = self._take_one(len(view))
         view[: len(message)] = message
@@ -223,17 +230,28 @@ class TunnelStream:
         if not self._mux.want(core, limit, sink):
             self._refuse(core.too_large, limit)
         if self._mux.out.credit_due:
-            tunnel._wake_writer()
+            tunnel._flush()
+        if tunnel.receivable:
+            try:
+                await tunnel.receive_for(core)
+            except BaseException:
+                self._give_up_waiting()
+                raise
+            return True
         self._reader = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._reader = None
-            self._mux.unwant(core)
-            tunnel._after_core()
+            self._give_up_waiting()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
         return True
+
+    def _give_up_waiting(self) -> None:
+        if self._core.waiting:
+            self._mux.unwant(self._core)
+            self._tunnel._after_core()
 
     def _refuse_large(self, messages: list[bytes], limit: int) -> None:
         """Cut ``messages`` off at the first that is too long, and remember that for the next call."""
@@ -290,6 +308,8 @@ class TunnelStream:
         if self._reader is not None:
             task, self._reader = self._reader, None
             trio.lowlevel.reschedule(task)
+        else:
+            self._tunnel.stop_receiving(self._core)
 
     def _wake_senders(self) -> None:
         if self._senders:

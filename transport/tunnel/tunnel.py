@@ -33,6 +33,7 @@ from transport.tunnel.opening import StreamOpening
 from transport.tunnel.records import RecordOpener, RecordSealer
 from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
+from transport.tunnel.streams import StreamCore
 
 _TURNS = 4
 """Batches sent or received without waiting before other tasks get a turn."""
@@ -73,6 +74,14 @@ class Tunnel:
         self._farewell: bytes | None = None
         self._leaving = False
         self._farewell_sent = trio.Event()
+        # Receiving: whose reader does it, and the read loop when it rests.
+        self._receiver: StreamCore | None = None
+        self._resting: trio.lowlevel.Task | None = None
+        self._standing_back = False
+        self._delivered = False
+        self._listening = False
+        self._unopened = False
+        self._turns_in = 0
         self._acceptors = trio.lowlevel.ParkingLot()
         self._openers = trio.lowlevel.ParkingLot()
         # Observations.
@@ -121,7 +130,7 @@ class Tunnel:
         """
         return StreamOpening(self)
 
-    async def _open(self) -> TunnelStream:
+    async def _new_stream(self) -> TunnelStream:
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             if self._closed is not None:
@@ -254,6 +263,9 @@ class Tunnel:
         self._after_core()
         for lot in (self._acceptors, self._openers, self._crowd):
             lot.unpark_all()
+        if self._listening:
+            self._link.wake_receiver()
+        self._resume_loop()
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -368,6 +380,7 @@ class Tunnel:
                 if core.user is not None:
                     core.user._wake_reader()
             mux.readable.clear()
+            self._delivered = True
         if mux.out.writable:
             for core in mux.out.writable:
                 if core.user is not None:
@@ -387,21 +400,90 @@ class Tunnel:
         if self._idle_writer is not None and mux.out.pending:
             self._wake_writer()
 
-    async def _read_loop(self) -> None:
-        opener, link, turns = self._opener, self._link, 0
+    # The turn to receive belongs to one task at a time: to a stream's reader while it waits, so that its message does
+    # not have to pass through another task, else to the read loop, which stands back while readers take turns.
+
+    @property
+    def receivable(self) -> bool:
+        """Whether a stream's reader may take the turn to receive."""
+        return self._standing_back and self._receiver is None and self._closed is None and self._link.pausable
+
+    async def receive_for(self, core: StreamCore) -> None:
+        """Receive for everybody until ``core`` no longer waits or the tunnel is closed; only when :attr:`receivable`.
+
+        Raises nothing but what cancels it: then ``core`` still waits, and nothing that has come is lost.
+        """
+        assert self.receivable
+        self._receiver = core
         try:
-            while True:
-                size = link.receive_now(opener.space())
-                if size == WOULD_BLOCK:
-                    turns = 0
-                    size = await link.receive(opener.space())
-                if size == 0:
-                    raise ConnectionResetError("cut off without a farewell")
-                if await self._took(size):
-                    return
-                turns += 1
-                if turns >= _TURNS:
-                    turns = 0
+            await self._receive_while(core)
+        finally:
+            self._receiver = None
+            self._resume_loop()
+
+    def stop_receiving(self, core: StreamCore) -> None:
+        """Wake the reader of ``core`` if it is the one that receives and it waits for the link."""
+        if self._receiver is core and self._listening:
+            self._link.wake_receiver()
+
+    def _resume_loop(self) -> None:
+        if self._resting is not None:
+            task, self._resting = self._resting, None
+            trio.lowlevel.reschedule(task)
+
+    async def _read_loop(self) -> None:
+        """Receive whenever no reader does."""
+        while self._closed is None:
+            if self._receiver is not None:
+                await self._rest()
+                continue
+            self._standing_back = self._delivered = False
+            await self._receive_while(None)
+            self._standing_back = True
+            await trio.lowlevel.checkpoint()  # whoever got something may take the turn
+
+    async def _rest(self) -> None:
+        self._resting = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._resting = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _receive_while(self, reader: StreamCore | None) -> None:
+        """Receive and open records until ``reader`` has something, or without one until any reader has.
+
+        Returns when the tunnel is closed too; what is wrong with the records closes it.
+        """
+        opener, link = self._opener, self._link
+        try:
+            while self._closed is None:
+                if not self._unopened:
+                    size = link.receive_now(opener.space())
+                    if size == WOULD_BLOCK:
+                        self._turns_in = 0
+                        self._listening = True
+                        try:
+                            size = await link.receive(opener.space())
+                        finally:
+                            self._listening = False
+                    if size > 0:
+                        self._took(size)
+                    elif size == 0:
+                        raise ConnectionResetError("cut off without a farewell")
+                if self._unopened:
+                    self._open()
+                if not (reader.waiting if reader is not None else not self._delivered):
+                    return  # before any checkpoint: a reader that has its message must not be cancelled
+                if self._unopened:
+                    # A long message is whole: let its reader ask for the next, so that that is opened in place too.
+                    # Twice, for trio shuffles the tasks that are ready: after the second it has had its turn.
+                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.checkpoint()
+                self._turns_in += 1
+                if self._turns_in >= _TURNS:
+                    self._turns_in = 0
                     await trio.lowlevel.checkpoint()
         except OSError as error:
             self._shut(TunnelClosed(f"the connection broke: {error}"))
@@ -410,24 +492,27 @@ class Tunnel:
             why.__cause__ = error
             self._shut(why)
 
-    async def _took(self, size: int) -> bool:
-        """Open the records in ``size`` new bytes. True when the peer has said farewell."""
-        opener, mux = self._opener, self._mux
-        opener.received(size)
+    def _took(self, size: int) -> None:
+        """``size`` new bytes are in the opener's ring."""
+        self._opener.received(size)
+        self._unopened = True
         self._heard = True
         self._bytes_received += size
-        while opener.open_into(mux):
-            # A long message is whole: let its reader ask for the next, so that that is opened in place too.
-            self._after_core()
-            # Twice, for trio shuffles the tasks that are ready: after the second turn the reader has had its own.
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
+
+    def _open(self) -> None:
+        """Open the records that have come, up to the end of a message in its reader's own memory.
+
+        Raises :class:`ProtocolViolation`.
+        """
+        mux = self._mux
+        self._unopened = self._opener.open_into(mux)
+        if mux.out.credit_due:  # at once: the sender may have none left
+            self._flush()
         self._after_core()
-        if mux.peer_closed is None:
-            return False
-        code, reason = mux.peer_closed
-        self._shut(TunnelClosed(f"closed by the peer: {reason}" if reason else "closed by the peer", clean=code == 0))
-        return True
+        if mux.peer_closed is not None:
+            code, reason = mux.peer_closed
+            why = f"closed by the peer: {reason}" if reason else "closed by the peer"
+            self._shut(TunnelClosed(why, clean=code == 0))
 
     async def send_first_record(self) -> None:
         """Send the record, a ping, with which an initiator proves that it is live; before :meth:`run`.
@@ -449,7 +534,9 @@ class Tunnel:
             size = await self._link.receive(self._opener.space())
             if size == 0:
                 raise ConnectionResetError("cut off before its first record")
-            await self._took(size)
+            self._took(size)
+            while self._unopened:
+                self._open()
 
     # --- time ----------------------------------------------------------------------------------------------------
 
