@@ -43,7 +43,9 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
+@o.shared
 def chat(
+    call: o.Call,
     prompt: Annotated[
         str | None, typer.Argument(help="What to say; left out: standard input, or a conversation.")
     ] = None,
@@ -51,150 +53,86 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0, max=2)] = None,
-    bootstrap: o.BootstrapOption = None,
-    data_dir: o.DataDirOption = None,
-    config: o.ConfigOption = None,
-    subnet: o.SubnetOption = None,
-    ton_config: o.TonOption = None,
-    overrides: o.SetOption = None,
-    verbose: o.VerboseOption = False,
-    as_json: o.JsonOption = False,
 ) -> None:
     """Ask a model somewhere in the network and stream its answer."""
-    setup = o.make_setup(
-        "client",
-        data_dir=data_dir,
-        config=config,
-        overrides=overrides,
-        bootstrap=bootstrap,
-        subnet=subnet,
-        ton=ton_config,
-    )
-    output = Output(as_json, verbose=verbose)
     opening = [Message("system", system)] if system else []
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-    interactive = prompt is None and sys.stdin.isatty() and not as_json
+    interactive = prompt is None and sys.stdin.isatty() and not call.output.as_json
     if prompt is None and not interactive:
         prompt = sys.stdin.read().strip()
     if not interactive and not prompt:
         raise InvalidRequest("there is nothing to ask: give a prompt, or pipe one in", param="prompt")
 
     async def once() -> None:
-        async with _client(setup, output) as ask:
+        async with _client(call) as ask:
             request = ChatRequest(model, [*opening, Message("user", prompt or "")], sampling)
-            await _answer(ask, request, output)
+            await _answer(ask, request, call.output)
 
     async def conversation() -> None:
         turns = list(opening)
-        async with _client(setup, output) as ask:
-            output.note("type a message; an empty line or Ctrl-D ends")
+        async with _client(call) as ask:
+            call.output.note("type a message; an empty line or Ctrl-D ends")
             while line := await trio.to_thread.run_sync(_read_line, abandon_on_cancel=True):
                 turns.append(Message("user", line))
-                answer = await _answer(ask, ChatRequest(model, list(turns), sampling), output)
+                answer = await _answer(ask, ChatRequest(model, list(turns), sampling), call.output)
                 turns.append(Message("assistant", answer["text"]))
 
     trio.run(conversation if interactive else once)
 
 
+@o.shared
 def transcribe(
+    call: o.Call,
     file: Annotated[Path, typer.Argument(help="Voice message: OGG/Opus, WAV, MP3, M4A, …")],
     model: o.ModelOption = "auto",
     language: Annotated[str | None, typer.Option(help="ISO 639-1 code, if known.")] = None,
-    bootstrap: o.BootstrapOption = None,
-    data_dir: o.DataDirOption = None,
-    config: o.ConfigOption = None,
-    subnet: o.SubnetOption = None,
-    ton_config: o.TonOption = None,
-    overrides: o.SetOption = None,
-    verbose: o.VerboseOption = False,
-    as_json: o.JsonOption = False,
 ) -> None:
     """Write down what a voice message says."""
     audio = read_audio(file)
-    setup = o.make_setup(
-        "client",
-        data_dir=data_dir,
-        config=config,
-        overrides=overrides,
-        bootstrap=bootstrap,
-        subnet=subnet,
-        ton=ton_config,
-    )
-    output = Output(as_json, verbose=verbose)
 
     request = TranscribeRequest(model, audio, probe_duration_ms(audio), language)
 
     async def main() -> None:
-        async with _client(setup, output) as ask:
-            await _answer(ask, request, output)
+        async with _client(call) as ask:
+            await _answer(ask, request, call.output)
 
     trio.run(main)
 
 
+@o.shared
 def embed(
+    call: o.Call,
     texts: Annotated[list[str], typer.Argument(help="Texts to turn into vectors.")],
     model: o.ModelOption = "auto",
-    bootstrap: o.BootstrapOption = None,
-    data_dir: o.DataDirOption = None,
-    config: o.ConfigOption = None,
-    subnet: o.SubnetOption = None,
-    ton_config: o.TonOption = None,
-    overrides: o.SetOption = None,
-    verbose: o.VerboseOption = False,
-    as_json: o.JsonOption = False,
 ) -> None:
     """Turn texts into vectors (when a provider with an embedding model is there)."""
-    setup = o.make_setup(
-        "client",
-        data_dir=data_dir,
-        config=config,
-        overrides=overrides,
-        bootstrap=bootstrap,
-        subnet=subnet,
-        ton=ton_config,
-    )
-    output = Output(as_json, verbose=verbose)
 
     async def main() -> None:
-        async with _client(setup, output) as ask:
-            await _answer(ask, EmbedRequest(model, texts), output)
+        async with _client(call) as ask:
+            await _answer(ask, EmbedRequest(model, texts), call.output)
 
     trio.run(main)
 
 
+@o.shared
 def quote(
+    call: o.Call,
     task: Annotated[Task, typer.Argument(help="What to have quoted.")] = Task.CHAT,
     model: o.ModelOption = "auto",
-    bootstrap: o.BootstrapOption = None,
-    data_dir: o.DataDirOption = None,
-    config: o.ConfigOption = None,
-    subnet: o.SubnetOption = None,
-    ton_config: o.TonOption = None,
-    overrides: o.SetOption = None,
-    verbose: o.VerboseOption = False,
-    as_json: o.JsonOption = False,
 ) -> None:
     """Ask providers what a job would cost now, without buying."""
     from overlay.operations import quotes_of
 
-    setup = o.make_setup(
-        "client",
-        data_dir=data_dir,
-        config=config,
-        overrides=overrides,
-        bootstrap=bootstrap,
-        subnet=subnet,
-        ton=ton_config,
-    )
-    output = Output(as_json, verbose=verbose)
-    quotes = trio.run(quotes_of, setup, task, model, output.aside)
-    if as_json:
-        output.document(quotes)
+    quotes = trio.run(quotes_of, call.setup, task, model, call.output.aside)
+    if call.output.as_json:
+        call.output.document(quotes)
         return
     rows = [
         (short(q["provider"]), q["model"], prices_text(q["prices"]), f"{q['start_ms']} ms", q["note"]) for q in quotes
     ]
-    output.table(f"Quotes for {task}", ["provider", "model", "price", "starts in", "note"], rows, empty="nobody quoted")
+    call.output.table(
+        f"Quotes for {task}", ["provider", "model", "price", "starts in", "note"], rows, empty="nobody quoted"
+    )
 
 
 def read_audio(file: Path) -> bytes:
@@ -213,7 +151,7 @@ Ask = Callable[[Request], Any]
 
 
 @asynccontextmanager
-async def _client(setup: o.Setup, output: Output) -> AsyncIterator[Ask]:
+async def _client(call: o.Call) -> AsyncIterator[Ask]:
     """A function that runs a request: by a client of our own, or by the gateway that runs on our data directory."""
     from overlay.client import open_client
     from overlay.datadir import open_data_dir
@@ -221,17 +159,19 @@ async def _client(setup: o.Setup, output: Output) -> AsyncIterator[Ask]:
     from overlay.remote import find_gateway
 
     try:
-        lock = open_data_dir(setup.data_dir)
+        lock = open_data_dir(call.setup.data_dir)
         directory = lock.__enter__()
     except DataDirBusy:
-        remote = await find_gateway(setup.data_dir)
+        remote = await find_gateway(call.setup.data_dir)
         if remote is None:
             raise
-        output.note(f"through the gateway at {remote.url}")
+        call.output.note(f"through the gateway at {remote.url}")
         yield remote.run
         return
     try:
-        async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, output.aside) as client:
+        async with open_client(
+            call.setup.config, directory, call.setup.subnet, call.setup.bootstrap, call.output.aside
+        ) as client:
             yield client.run
     finally:
         lock.__exit__(None, None, None)

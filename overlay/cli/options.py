@@ -1,13 +1,21 @@
-"""The options that several commands share, and what they turn into: a checked configuration and a data directory."""
+"""The options that several commands share, and what they turn into: a checked configuration and a data directory.
+
+A command that is decorated with :func:`shared` has these options without listing them: typer sees them in its
+signature, the command itself gets a :class:`Call` made of them as its first argument.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from overlay.cli.output import Output
 from overlay.config import Config, load_config
 from overlay.datadir import home
 from overlay.subnet import Subnet, load_subnet
@@ -72,3 +80,43 @@ def make_setup(
     network = load_subnet(subnet)
     addresses = tuple(dict.fromkeys([*(bootstrap or []), *loaded.node.bootstrap, *network.bootstrap]))
     return Setup(loaded, directory, network, addresses)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a decorated command gets: its shared options, checked, and where it writes."""
+
+    setup: Setup
+    output: Output
+
+
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "bootstrap": (BootstrapOption, None),
+    "data_dir": (DataDirOption, None),
+    "config": (ConfigOption, None),
+    "subnet": (SubnetOption, None),
+    "ton": (TonOption, None),
+    "overrides": (SetOption, None),
+    "verbose": (VerboseOption, False),
+    "as_json": (JsonOption, False),
+}
+
+
+def shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a client's command every shared option. Its first parameter, a :class:`Call`, is made of them."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _SHARED.items()
+    ]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        common = {name: values.pop(name) for name in _SHARED}
+        output = Output(common.pop("as_json"), verbose=common.pop("verbose"))
+        command(Call(make_setup("client", **common), output), **values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
