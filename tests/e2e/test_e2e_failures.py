@@ -180,6 +180,7 @@ def dead_address():
         yield f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
 
+@pytest.mark.slow
 def test_a_bootstrap_peer_that_does_not_answer_is_told_and_lived_with(place, dead_address):
     town, ton = place
     node = town.node("u", "--bootstrap", dead_address, "--serve=chat", ton=ton)
