@@ -29,6 +29,9 @@ STOP_GRACE_S = 35.0
 
 STDERR_TAIL_LINES = 40
 
+LAST_WORDS_S = 1.0
+"""How long the rest of a dead process's standard error is waited for."""
+
 
 class ProcessFailed(CocoonError):
     """A process ended, or did not say what was waited for; the message has the end of its standard error."""
@@ -45,6 +48,7 @@ class CocoonProcess:
         self.events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._stderr: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
         self._changed = trio.Event()
+        self._errors_read = trio.Event()
         self._ended = False
 
     async def wait_for(self, kind: str, timeout_s: float = 30.0, **match: Any) -> dict[str, Any]:
@@ -89,6 +93,10 @@ class CocoonProcess:
             if on_event is not None:
                 on_event(self.name, event)
             self._tell()
+        # Its exit status and its last words, too, before its end is told. A grandchild may hold standard error open.
+        await self.process.wait()
+        with trio.move_on_after(LAST_WORDS_S):
+            await self._errors_read.wait()
         self._ended = True
         self._tell()
 
@@ -96,6 +104,7 @@ class CocoonProcess:
         assert self.process.stderr is not None
         async for line in _lines(self.process.stderr):
             self._stderr.append(line)
+        self._errors_read.set()
 
     async def stop(self) -> int:
         """SIGTERM, a grace period, then SIGKILL; returns the exit status. Idempotent."""
