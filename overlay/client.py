@@ -41,7 +41,7 @@ from overlay.market import Buyer, Payer
 from overlay.provider import open_host, tell_host_events
 from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
 from overlay.subnet import Subnet
-from overlay.upkeep import Tally, clean_ledger
+from overlay.upkeep import Tally, clean_ledger, settle_memory
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import TunnelEndpoint
@@ -402,6 +402,7 @@ async def run_gateway(
                 "exit": client.leave, "open": open_one, "gateway": where, "quote": client.quote,
             }  # fmt: skip
             await nursery.start(serve_control, data_dir.path, commands)
+            settle_memory()
             client.log.info(
                 "ready", f"ready: {url}/v1 speaks OpenAI's API (OPENAI_BASE_URL={url}/v1)",
                 url=url, peer_id=client.identity.peer_id, wallet=client.chain.account.address, subnet=subnet.id,

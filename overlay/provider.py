@@ -54,7 +54,7 @@ from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
-from overlay.upkeep import JobTally, clean_ledger
+from overlay.upkeep import JobTally, clean_ledger, settle_memory
 from transport.host import HostError, HostEvent, Libp2pHost
 from transport.host.interface import EventKind
 from transport.identity import Identity
@@ -316,6 +316,7 @@ async def open_provider(
         nursery.start_soon(clean_ledger, ledger)
         await _start_tasks(node, nursery, data_dir)
         stack.enter_context(running_here("node", subnet.id, identity.peer_id, views.local_addrs(host.addrs, config)))
+        settle_memory()
         _announce_start(node)
         yield node
 
