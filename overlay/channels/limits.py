@@ -18,7 +18,7 @@ MAX_STREAMS = 64
 MAX_CHANNELS_PER_PEER = 8
 """Channels of one client that are open at once: one, a second while they change over, and room for lost data."""
 
-MAX_CHAIN_LOOKUPS_PER_PEER = 10
+MAX_CHAIN_LOOKUPS_PER_PEER = 30
 LOOKUP_WINDOW_S = 60.0
 """A peer makes us ask the chain this often at most: each costs a liteserver request and nothing to the peer."""
 
