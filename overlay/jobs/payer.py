@@ -114,6 +114,7 @@ class PayerChannel:
         self._claimed: set[bytes] = set()
         self._unanswered: deque[tuple[bytes, ...]] = deque()
         self._due = False
+        self._asked = False
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -173,13 +174,14 @@ class PayerChannel:
 
     def pay_beyond(self, nanoton: int) -> bool:
         """Note, and return, whether more than ``nanoton`` is unpaid."""
-        if self.account.unpaid_nanoton > nanoton:
+        if self.account.unpaid_nanoton > (0 if self._asked else nanoton):
             self._due = True
         return self._due
 
     def due(self) -> None:
-        """The provider asks for what is owed."""
-        self._due = True
+        """The provider asks for what is owed. It may ask before the events that it means have arrived, since they come
+        on another stream: then the next ones are paid at once."""
+        self._due = self._asked = True
 
     # -- receipts ----------------------------------------------------------------------------------------------------
 
@@ -270,6 +272,7 @@ class PayerChannel:
         record = None
         owed = self.account.owed_nanoton
         if owed > self.account.promised_nanoton:
+            self._asked = False
             self._seq += 1
             self.account.promise(owed)
             record = VoucherRecord(self.channel, self._seq, owed, self._sign_voucher(self._seq, owed))
