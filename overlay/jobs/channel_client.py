@@ -111,7 +111,7 @@ class ChannelClient:
     async def settled(self) -> None:
         """Wait until no job runs and all that is owed is promised, signed for and acknowledged, or the channel broke.
         Put a deadline around it."""
-        self.payer.due()
+        self.payer.pay_all()
         self._wake.set()
         while self.broken is None and not self.payer.quiet:
             await self._changed.wait()
@@ -155,7 +155,7 @@ class ChannelClient:
                     payer.receipt(signed)
             elif isinstance(message, Ready) and seen:
                 payer.settled()
-                payer.due()
+                payer.pay_all()
                 self._wake.set()
                 return
             else:
