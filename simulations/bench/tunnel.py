@@ -42,6 +42,7 @@ def _plan(quick: bool) -> dict[str, dict[str, Any]]:
     share = 4 if quick else 1
     usual = {"bulk_mib": 1024 // share, "small": 80_000 // share, "pings": 2000 // share}
     slow = {"bulk_mib": 64 // share, "small": 4_000 // share, "pings": 1000 // share}
+    pings = {"bulk_mib": 0, "small": 0, "pings": 2000 // share}
     return {
         "plain_tcp_tuned": {**usual, "small": 0, "pings": 0},
         "tunnel_tuned": {**usual, "small": 0, "pings": 0},
@@ -51,7 +52,9 @@ def _plan(quick: bool) -> dict[str, dict[str, Any]]:
         "zmq": {**usual, "bulk_mib": 512 // share},
         "grpc": {**usual, "bulk_mib": 512 // share, "small": 8_000 // share},
         "libp2p": slow,
-        "plain_trio": {"bulk_mib": 0, "small": 0, "pings": 2000 // share},
+        "plain_trio": pings,
+        "tunnel_padded": pings,
+        "tunnel_spin": pings,
     }
 
 
@@ -246,7 +249,8 @@ def _small_row(rounds: Sequence[Results]) -> Row:
 
 
 def _ping_row(rounds: Sequence[Results]) -> Row:
-    found = _compared(rounds, "tunnel", {**SAME, "plain_trio": "plain_trio"}, "ping", "p50_us")
+    beside = {name: name for name in ("plain_trio", "tunnel_padded", "tunnel_spin")}
+    found = _compared(rounds, "tunnel", {**SAME, **beside}, "ping", "p50_us")
     found["ratios"] = {name: found["ratios"][name] for name in ("plain_trio", *PEERS)}
     return Row(
         "ping-pong",

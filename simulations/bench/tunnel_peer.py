@@ -49,6 +49,8 @@ WARM_PINGS = 200
 SYSTEM = Tuning()
 TUNED = Tuning(buffer_bytes=TUNED_BUFFER, congestion=TUNED_CONGESTION.decode())
 
+SPIN = Tuning(spin_seconds=100e-6)
+
 
 def say(**document: Any) -> None:
     """One line of JSON."""
@@ -238,21 +240,23 @@ async def trio_tcp(server: bool, directory: str, options: dict[str, Any]) -> Non
             await drive(TrioChannel(stream), server, options)
 
 
-def endpoint(server: bool) -> TunnelEndpoint:
+def endpoint(server: bool, padding: bool = False) -> TunnelEndpoint:
     """Fixed keys: they are no secret here, and save a line of talk."""
-    return TunnelEndpoint.of(Identity(sha256(b"server" if server else b"client").digest()))
+    return TunnelEndpoint.of(Identity(sha256(b"server" if server else b"client").digest()), padding=padding)
 
 
 @asynccontextmanager
-async def client_tunnel(options: dict[str, Any], tuning: Tuning) -> AsyncIterator[Tunnel]:
+async def client_tunnel(options: dict[str, Any], tuning: Tuning, padding: bool = False) -> AsyncIterator[Tunnel]:
     """A tunnel to the server with Noise IK, as after reading its signed record."""
-    theirs = endpoint(True)
+    theirs, mine = endpoint(True), endpoint(False, padding)
     key = theirs.static_key.public
-    async with await dial(endpoint(False), options["addr"], theirs.peer_id, static_key=key, tuning=tuning) as tunnel:
+    async with await dial(mine, options["addr"], theirs.peer_id, static_key=key, tuning=tuning) as tunnel:
         yield tunnel
 
 
-async def tunnel(server: bool, directory: str, options: dict[str, Any], *, tuning: Tuning) -> None:
+async def tunnel(
+    server: bool, directory: str, options: dict[str, Any], *, tuning: Tuning = SYSTEM, padding: bool = False
+) -> None:
     """One stream of one tunnel."""
     done = trio.Event()
 
@@ -265,11 +269,11 @@ async def tunnel(server: bool, directory: str, options: dict[str, Any], *, tunin
             done.set()
 
     if server:
-        async with open_tunnel_listener(endpoint(True), HOST, 0, handler, tuning=tuning) as listener:
+        async with open_tunnel_listener(endpoint(True, padding), HOST, 0, handler, tuning=tuning) as listener:
             say(ready={"addr": listener.addrs[0]})
             await done.wait()
     else:
-        async with client_tunnel(options, tuning) as mine, mine.open_stream() as stream:
+        async with client_tunnel(options, tuning, padding) as mine, mine.open_stream() as stream:
             await drive(TunnelChannel(stream), server, options)
 
 
@@ -282,7 +286,9 @@ KINDS: dict[str, Callable[[bool, str, dict[str, Any]], Any]] = {
     "libp2p": lambda *given: trio.run(libp2p, *given),
     "plain_trio": lambda *given: trio.run(trio_tcp, *given),
     "tunnel_tuned": lambda *given: trio.run(lambda: tunnel(*given, tuning=TUNED)),
-    "tunnel": lambda *given: trio.run(lambda: tunnel(*given, tuning=SYSTEM)),
+    "tunnel": lambda *given: trio.run(lambda: tunnel(*given)),
+    "tunnel_padded": lambda *given: trio.run(lambda: tunnel(*given, padding=True)),
+    "tunnel_spin": lambda *given: trio.run(lambda: tunnel(*given, tuning=SPIN)),
 }
 
 

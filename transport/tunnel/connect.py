@@ -60,7 +60,7 @@ async def _open_link(host: str, port: int, tuning: Tuning) -> SocketLink:
     try:
         tuning.apply(sock)
         await sock.connect((host, port))
-        return SocketLink(socket.socket(fileno=sock.detach()))
+        return SocketLink(socket.socket(fileno=sock.detach()), tuning.spin_seconds)
     except BaseException:
         sock.close()
         raise

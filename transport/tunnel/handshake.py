@@ -15,7 +15,7 @@ Handshake payloads carry the certificate of the sender's static key and four byt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -32,8 +32,13 @@ VERSION = 1
 HELLO_BYTES = 6
 FEATURE_BYTES = 4
 PAYLOAD_BYTES = CERTIFICATE_BYTES + FEATURE_BYTES
-FEATURES = 0
-"""Optional features that this version offers: none yet. Unknown bits of the peer are ignored; both use the AND."""
+
+
+class Features(IntFlag):
+    """Optional features, offered in the handshake payload. Unknown bits are ignored; in force is what both offer."""
+
+    PADDING = 1
+    """Each side pads batches of small frames (:mod:`transport.tunnel.padding`)."""
 
 
 class Pattern(IntEnum):
@@ -141,6 +146,7 @@ class Handshake:
         self._endpoint = endpoint
         self._expected_peer = expected_peer
         self._peer: PeerId | None = None
+        self._offered = Features.PADDING if endpoint.padding else Features(0)
         self._features = 0
         self._step = 0
         self._lengths = MESSAGE_LENGTHS[pattern]
@@ -181,7 +187,7 @@ class Handshake:
         assert not self.reading
         # XX's first message goes out in the clear, before any key: it says nothing.
         silent = self.pattern is Pattern.XX and self._step == 0
-        payload = b"" if silent else self._endpoint.certificate + FEATURES.to_bytes(FEATURE_BYTES, "big")
+        payload = b"" if silent else self._endpoint.certificate + self._offered.to_bytes(FEATURE_BYTES, "big")
         message = bytes(self._noise.write_message(payload))
         assert len(message) == self.message_length
         self._advance()
@@ -208,7 +214,7 @@ class Handshake:
         if self._expected_peer is not None and peer != self._expected_peer:
             raise HandshakeError(f"the peer is {peer}, not {self._expected_peer}")
         self._peer = peer
-        self._features = FEATURES & int.from_bytes(payload[CERTIFICATE_BYTES:], "big")
+        self._features = self._offered & int.from_bytes(payload[CERTIFICATE_BYTES:], "big")
 
     def _advance(self) -> None:
         self._step += 1

@@ -72,7 +72,8 @@ class TunnelEndpoint:
     """One party of tunnels: identity, static key, subnet.
 
     ``subnet`` is the subnet's id (``main`` for the public network); ``psk`` is 32 bytes in a private subnet, None in a
-    public one. ``random_bytes`` makes ephemeral keys; only tests and the simulator replace it.
+    public one. ``random_bytes`` makes ephemeral keys; only tests and the simulator replace it. ``padding`` offers to
+    hide the lengths of small messages, which happens where both sides do.
     """
 
     identity: Identity
@@ -80,6 +81,7 @@ class TunnelEndpoint:
     subnet: str = "main"
     psk: bytes | None = field(default=None, repr=False)
     random_bytes: Callable[[int], bytes] = field(default=os.urandom, repr=False)
+    padding: bool = False
     certificate: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,9 +92,11 @@ class TunnelEndpoint:
         object.__setattr__(self, "certificate", certify(self.identity, self.static_key.public))
 
     @classmethod
-    def of(cls, identity: Identity, *, subnet: str = "main", psk: bytes | None = None) -> TunnelEndpoint:
+    def of(
+        cls, identity: Identity, *, subnet: str = "main", psk: bytes | None = None, padding: bool = False
+    ) -> TunnelEndpoint:
         """The endpoint of ``identity`` with the static key derived from its seed."""
-        return cls(identity, StaticKey.from_seed(identity.seed), subnet, psk)
+        return cls(identity, StaticKey.from_seed(identity.seed), subnet, psk, padding=padding)
 
     @property
     def peer_id(self) -> PeerId:

@@ -59,6 +59,10 @@ MAX_REASON = 200
 FRAME_COST = 64
 """Credit that every message frame costs beside its payload: what its objects cost the receiver to hold."""
 
+PAD_BUCKETS = (128, 256, 512, 1_024, 2_048, 4_224, 8_448)
+"""Lengths of padded batches: a token of 1 to 112 bytes looks like any other; at most twice the bytes. The last two hold
+one and two of the longest small messages."""
+
 # --- streams and credit ------------------------------------------------------------------------------------------
 MAX_STREAMS = 256
 """Streams of the peer that we hold at once. Jobs are a stream each; more than this between two peers is a flood."""
@@ -108,6 +112,9 @@ CLOSE_SECONDS = 2.0
 
 FLUSH_SECONDS = 10.0
 """How long closing a stream waits for the peer to take what was sent before."""
+
+MAX_SPIN_SECONDS = 0.001
+"""Longest spin before waiting: the whole process does nothing else meanwhile."""
 
 # --- listener ----------------------------------------------------------------------------------------------------
 MAX_HALF_OPEN = 128

@@ -131,7 +131,7 @@ async def open_tunnel_listener(
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
-            link = SocketLink.of_trio(stream)
+            link = SocketLink.of_trio(stream, tuning)
         except OSError:  # gone before we looked
             await trio.aclose_forcefully(stream)
             return

@@ -21,3 +21,4 @@ class TunnelStats:
     bytes_received: int
     rtt_ms: float | None
     streams: int
+    padded: bool = False

@@ -16,7 +16,7 @@ import trio
 
 from transport.tunnel.errors import ProtocolViolation, TunnelClosed
 from transport.tunnel.frames import CLOSE, REKEY, frame, reason_payload
-from transport.tunnel.handshake import HandshakeResult, Pattern
+from transport.tunnel.handshake import Features, HandshakeResult, Pattern
 from transport.tunnel.limits import (
     BATCH_PLAIN,
     BATCH_SECONDS,
@@ -30,6 +30,7 @@ from transport.tunnel.limits import (
 from transport.tunnel.links import WOULD_BLOCK, Link
 from transport.tunnel.mux import Mux
 from transport.tunnel.opening import StreamOpening
+from transport.tunnel.padding import pad
 from transport.tunnel.records import RecordOpener, RecordSealer
 from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
@@ -58,6 +59,7 @@ class Tunnel:
         self._sealer = RecordSealer(result.send_key)
         self._opener = RecordOpener(result.receive_key)
         self._mux = Mux(initiator=result.initiator)
+        self._padded = bool(result.features & Features.PADDING)
         self._closed: TunnelClosed | None = None
         self._over = trio.Event()
         self._running = False
@@ -119,6 +121,7 @@ class Tunnel:
             bytes_received=self._bytes_received,
             rtt_ms=None if self._rtt_s is None else self._rtt_s * 1000,
             streams=len(self._mux.streams),
+            padded=self._padded,
         )
 
     # --- streams -------------------------------------------------------------------------------------------------
@@ -176,6 +179,9 @@ class Tunnel:
         """Drive the tunnel until it is closed by either side, dies, or this is cancelled. Raises nothing of its own."""
         assert not self._running, "a tunnel runs once"
         self._running = True
+        await self._drive(task_status)
+
+    async def _drive(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         if not self.initiator:  # the initiator's first record was its ping
             self._ping()
         try:
@@ -213,11 +219,9 @@ class Tunnel:
     async def __aenter__(self) -> Tunnel:
         self._nursery = trio.open_nursery()
         nursery = await self._nursery.__aenter__()
-        try:
-            await nursery.start(self.run)
-        except BaseException as error:  # cancelled: whoever opens a nursery must leave it
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
+        assert not self._running, "a tunnel runs once"
+        self._running = True
+        nursery.start_soon(self._drive)
         return self
 
     async def __aexit__(
@@ -230,6 +234,7 @@ class Tunnel:
         except BaseException as closing:  # cancelled while closing: the nursery must be left all the same
             raised = closing
         self._shut(TunnelClosed("closed by us", clean=True))
+        await self._link.aclose()  # what drives the tunnel does so too, but may never have started
         at = None if raised is None else raised.__traceback__
         try:
             await self._nursery.__aexit__(None if raised is None else type(raised), raised, at)
@@ -285,6 +290,8 @@ class Tunnel:
             self._unsent = self._sealer.seal([frame(0, REKEY)])
             self._sealer.rekey()
         elif pieces := out.take():
+            if self._padded:
+                pad(pieces)
             self._unsent = self._sealer.seal(pieces)
             self._after_core()
             if self._crowd:
