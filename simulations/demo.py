@@ -240,7 +240,7 @@ async def _job(demo: Demo, task: str, text: str) -> dict[str, Any]:
 
 async def _settle(demo: Demo) -> list[dict[str, Any]]:
     """Close every channel together with its provider, and wait until the providers have seen it too."""
-    demo.output.note("3. settling on chain")
+    demo.output.note("\n3. settling on chain")
     settled = await call_control(demo.client_dir, "settle")
     for entry in settled:
         entry["provider"] = demo.name_of(entry["peer"])

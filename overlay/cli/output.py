@@ -118,7 +118,7 @@ class Output:
             return
         table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
         for index, column in enumerate(columns):
-            numeric = all(row[index][:1].isdigit() or row[index] in ("", "-") for row in cells)
+            numeric = all(row[index].lstrip("-")[:1].isdigit() or row[index] in ("", "-") for row in cells)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in cells:
             table.add_row(*(escape(cell) for cell in row))
