@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# A machine that does other work too must not fail a property for being slow; in CI Hypothesis's own profile says the same.
+# A machine that does other work too must not fail a property for being slow; in CI, Hypothesis itself says the same.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if not os.environ.get("CI"):
     settings.load_profile("patient")
