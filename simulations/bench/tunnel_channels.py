@@ -1,8 +1,9 @@
 """The tunnel and its peers behind one interface, each as its users would write it: what `tunnel_peer` drives.
 
 A channel carries whole messages whose sizes both sides know. Blocking peers are driven by the same coroutines as
-trio's; their methods just never wait (see :func:`run_blocking`). All send the same hot 1 MiB buffer over one
-connection; zmq and gRPC bring threads of their own, on the same core.
+trio's; their methods just never wait (see :func:`run_blocking`). All use one connection; zmq and gRPC bring threads of
+their own, on the same core. Long messages are written to a destination of the caller's where the peer has a call for
+that (plain TCP, TLS, the tunnel), in turn over ``DESTINATION_MIB``, as a tensor is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import trio
 from transport.tunnel import TunnelStream
 
 MIB = 1 << 20
+DESTINATION_MIB = 256
+"""What long messages come from and go to: far more than a cache holds, so that memory is read and written as for a
+tensor that travels once."""
+
 TUNED_CONGESTION = b"cubic"
 TUNED_BUFFER = 2 << 20
 """What "the same tuning on both" is, for the tunnel and for plain TCP."""
@@ -51,12 +56,27 @@ def tune(sock: socket.socket, *, tuned: bool) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TUNED_BUFFER)
 
 
+class Destination:
+    """Memory that long messages are received into, one after the other, from the start again at its end."""
+
+    def __init__(self, mib: int) -> None:
+        self._memory = memoryview(bytearray(b"\1") * (mib * MIB))
+        self._next = 0
+
+    def take(self, size: int) -> memoryview:
+        """Where the next ``size`` bytes, at most 1 MiB, go; small messages always to the same place."""
+        if size < MIB:
+            return self._memory[:size]
+        start, self._next = self._next, (self._next + MIB) % len(self._memory)
+        return self._memory[start : start + size]
+
+
 class SocketChannel:
     """A blocking socket: plain TCP, or stdlib TLS over it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, destination: Destination) -> None:
         self._sock = sock
-        self._buffer = memoryview(bytearray(MIB))
+        self._destination = destination
 
     async def send(self, message: bytes) -> None:
         """See :class:`Channel`."""
@@ -66,7 +86,7 @@ class SocketChannel:
         """See :class:`Channel`."""
         receive_into = self._sock.recv_into
         for _ in range(count):
-            view = self._buffer[:size]
+            view = self._destination.take(size)
             while view:
                 got = receive_into(view)
                 if not got:
@@ -182,9 +202,9 @@ class TunnelChannel:
 
     LONG = 65_536
 
-    def __init__(self, stream: TunnelStream) -> None:
+    def __init__(self, stream: TunnelStream, destination: Destination) -> None:
         self._stream = stream
-        self._buffer = memoryview(bytearray(MIB))
+        self._destination = destination
 
     async def send(self, message: bytes) -> None:
         """See :class:`Channel`. What must leave at once (a ping) is small and rare; 4 KiB messages are corked."""
@@ -194,7 +214,7 @@ class TunnelChannel:
         """See :class:`Channel`."""
         if size >= self.LONG:
             for _ in range(count):
-                assert await self._stream.receive_message_into(self._buffer) == size
+                assert await self._stream.receive_message_into(self._destination.take(size)) == size
             return
         if count == 1:  # what follows may be of another size
             assert len(await self._stream.receive_message(size)) == size

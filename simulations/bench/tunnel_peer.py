@@ -25,10 +25,12 @@ import trio
 
 from simulations.bench.report import percentile
 from simulations.bench.tunnel_channels import (
+    DESTINATION_MIB,
     MIB,
     TUNED_BUFFER,
     TUNED_CONGESTION,
     Channel,
+    Destination,
     GrpcChannel,
     Libp2pChannel,
     SocketChannel,
@@ -67,10 +69,14 @@ async def drive(channel: Channel, server: bool, options: dict[str, Any]) -> None
     """Both ends' part of all measures; prints this end's results."""
     block = os.urandom(MIB)
     result = {"ping": await _pings(channel, server, options["pings"], block[:PING_BYTES])}
-    plan = (("bulk", block, options["bulk_mib"]), ("small", block[:SMALL_BYTES], options["small"]))
-    for name, message, count in plan:
+    many = 1 if server or not options["bulk_mib"] else DESTINATION_MIB
+    plan = (
+        ("bulk", [bytes(bytearray(block)) for _ in range(many)], options["bulk_mib"]),
+        ("small", [block[:SMALL_BYTES]], options["small"]),
+    )
+    for name, messages, count in plan:
         if count:
-            result[name] = await _one_way(channel, server, message, count)
+            result[name] = await _one_way(channel, server, messages, count)
     say(**result)
 
 
@@ -89,21 +95,21 @@ async def _pings(channel: Channel, server: bool, count: int, message: bytes) -> 
     return {"p50_us": percentile(times, 50), "p99_us": percentile(times, 99)} if times and not server else {}
 
 
-async def _one_way(channel: Channel, server: bool, message: bytes, count: int) -> dict[str, float]:
-    """The client sends, the server answers when it has all."""
+async def _one_way(channel: Channel, server: bool, messages: list[bytes], count: int) -> dict[str, float]:
+    """The client sends ``messages`` in turn, all of one size; the server answers when it has all."""
     if server:
         await channel.sink(1, 1)
         started, used = time.perf_counter(), cpu_s()
-        await channel.sink(len(message), count)
+        await channel.sink(len(messages[0]), count)
         await channel.send(b"a")
     else:
         await channel.send(b"g")
         started, used = time.perf_counter(), cpu_s()
-        for _ in range(count):
-            await channel.send(message)
+        for index in range(count):
+            await channel.send(messages[index % len(messages)])
         await channel.sink(1, 1)
     wall, used = time.perf_counter() - started, cpu_s() - used
-    size = len(message) * count
+    size = len(messages[0]) * count
     return {"mb_s": size / wall / 1e6, "per_s": count / wall, "cpu_s_per_gb": used / size * 1e9}
 
 
@@ -121,9 +127,14 @@ def tcp(server: bool, options: dict[str, Any], *, tuned: bool) -> socket.socket:
     return sock
 
 
+def memory(server: bool, options: dict[str, Any]) -> Destination:
+    """What this end receives into."""
+    return Destination(DESTINATION_MIB if server and options["bulk_mib"] else 1)
+
+
 def plain_tcp(server: bool, directory: str, options: dict[str, Any], *, tuned: bool) -> None:
     """Blocking sockets, nothing on top."""
-    run_blocking(drive(SocketChannel(tcp(server, options, tuned=tuned)), server, options))
+    run_blocking(drive(SocketChannel(tcp(server, options, tuned=tuned), memory(server, options)), server, options))
 
 
 def tls(server: bool, directory: str, options: dict[str, Any]) -> None:
@@ -131,7 +142,7 @@ def tls(server: bool, directory: str, options: dict[str, Any]) -> None:
     name = None if server else "localhost"
     with tcp(server, options, tuned=False) as raw:
         sock = tls_context(directory, server=server).wrap_socket(raw, server_side=server, server_hostname=name)
-        run_blocking(drive(SocketChannel(sock), server, options))
+        run_blocking(drive(SocketChannel(sock, memory(server, options)), server, options))
 
 
 def zmq(server: bool, directory: str, options: dict[str, Any]) -> None:
@@ -263,7 +274,7 @@ async def tunnel(
     async def handler(tunnel: Tunnel) -> None:
         try:
             async with await tunnel.accept() as stream:
-                await drive(TunnelChannel(stream), server, options)
+                await drive(TunnelChannel(stream, memory(server, options)), server, options)
                 await stream.receive_messages()
         finally:
             done.set()
@@ -274,7 +285,7 @@ async def tunnel(
             await done.wait()
     else:
         async with client_tunnel(options, tuning, padding) as mine, mine.open_stream() as stream:
-            await drive(TunnelChannel(stream), server, options)
+            await drive(TunnelChannel(stream, memory(server, options)), server, options)
 
 
 KINDS: dict[str, Callable[[bool, str, dict[str, Any]], Any]] = {
