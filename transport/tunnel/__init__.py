@@ -27,6 +27,7 @@ from transport.tunnel.errors import (
 )
 from transport.tunnel.frames import ResetCode
 from transport.tunnel.handshake import Pattern
+from transport.tunnel.host_link import HostStreamLink
 from transport.tunnel.keys import StaticKey, TunnelEndpoint
 from transport.tunnel.limits import MAX_SMALL as MAX_SMALL_MESSAGE
 from transport.tunnel.links import Link, SocketLink, StreamLink, Tuning
@@ -38,6 +39,7 @@ from transport.tunnel.tunnel import Tunnel
 __all__ = [
     "MAX_SMALL_MESSAGE",
     "HandshakeError",
+    "HostStreamLink",
     "Link",
     "ListenerStats",
     "MessageTooLarge",

@@ -116,6 +116,9 @@ FLUSH_SECONDS = 10.0
 MAX_SPIN_SECONDS = 0.001
 """Longest spin before waiting: the whole process does nothing else meanwhile."""
 
+RELAY_CHUNK = 65_536
+"""Bytes of a tunnel in one message of the control plane: a full record."""
+
 # --- listener ----------------------------------------------------------------------------------------------------
 MAX_HALF_OPEN = 128
 """Connections that have not authenticated yet. One more evicts the oldest of the address that holds most."""
