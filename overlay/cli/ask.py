@@ -121,7 +121,7 @@ def quote(
     model: o.ModelOption = "auto",
 ) -> None:
     """Ask providers what a job would cost now, without buying."""
-    from overlay.operations import quotes_of
+    from overlay.cli.operations import quotes_of
 
     quotes = trio.run(quotes_of, call.setup, task, model, call.output.aside)
     if call.output.as_json:
@@ -153,10 +153,10 @@ Ask = Callable[[Request], Any]
 @asynccontextmanager
 async def _client(call: o.Call) -> AsyncIterator[Ask]:
     """A function that runs a request: by a client of our own, or by the gateway that runs on our data directory."""
-    from overlay.client import open_client
+    from overlay.cli.remote import find_gateway
     from overlay.datadir import open_data_dir
     from overlay.errors import DataDirBusy
-    from overlay.remote import find_gateway
+    from overlay.node.client import open_client
 
     try:
         lock = open_data_dir(call.setup.data_dir)

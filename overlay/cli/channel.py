@@ -30,7 +30,7 @@ def _directory(data_dir: Path | None, role: str) -> Path:
 @app.command("list")
 def list_channels(role: RoleOption = "client", data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> None:
     """Every channel: with whom, what it holds, what was promised, what is at risk."""
-    from overlay.operations import channels_of
+    from overlay.cli.operations import channels_of
 
     rows = trio.run(channels_of, _directory(data_dir, role))
     output = Output(as_json)
@@ -50,7 +50,7 @@ def list_channels(role: RoleOption = "client", data_dir: o.DataDirOption = None,
 
 
 def _change(action: str, setup: o.Setup, as_json: bool, channel: str | None) -> None:
-    from overlay.operations import change_channels
+    from overlay.cli.operations import change_channels
 
     output = Output(as_json)
     results = trio.run(change_channels, action, setup, output.aside, {"channel": channel})
@@ -87,7 +87,7 @@ def open_channel(
     as_json: o.JsonOption = False,
 ) -> None:
     """Open a channel ahead of the first job, so that the first answer does not wait for the chain."""
-    from overlay.operations import open_channel_with
+    from overlay.cli.operations import open_channel_with
 
     setup = o.make_setup(
         "client", data_dir=data_dir, config=None, overrides=None, bootstrap=bootstrap, subnet=subnet, ton=ton_config

@@ -33,7 +33,7 @@ def run(
     as_json: o.JsonOption = False,
 ) -> None:
     """Sell this machine's compute until stopped. SIGTERM or Ctrl-C lets running jobs finish, then exits 0."""
-    from overlay.provider import run_provider
+    from overlay.node.provider import run_provider
 
     extra: dict[str, Any] = {"node.serve": serve, "node.listen": ",".join(listen) if listen else None}
     setup = o.make_setup(
@@ -104,7 +104,7 @@ def doctor(
     as_json: o.JsonOption = False,
 ) -> None:
     """Check what a node needs on this machine, with the fix beside each thing that is amiss."""
-    from overlay.doctor import examine
+    from overlay.cli.doctor import examine
 
     setup = o.make_setup("node", data_dir=data_dir, config=config, overrides=overrides, preset=preset, ton=ton_config)
     findings = trio.run(examine, setup.config, setup.data_dir)

@@ -27,7 +27,7 @@ def show(
     as_json: o.JsonOption = False,
 ) -> None:
     """Address and balance; with --words the mnemonic."""
-    from overlay.operations import wallet_state
+    from overlay.cli.operations import wallet_state
 
     setup = o.make_setup(role, data_dir=_directory(data_dir, role), config=None, overrides=None, ton=ton_config)
     state = trio.run(wallet_state, setup, words)
@@ -65,7 +65,7 @@ def import_words(role: RoleOption = "client", data_dir: o.DataDirOption = None, 
 
 
 def _store(role: str, data_dir: Path | None, words: str, as_json: bool) -> None:
-    from overlay.operations import wallet_addresses
+    from overlay.cli.operations import wallet_addresses
 
     with open_data_dir(_directory(data_dir, role)) as directory:
         path = directory.path / "wallet.words"

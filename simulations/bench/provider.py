@@ -20,7 +20,7 @@ from compute.engines import Engine
 from overlay.cli.output import Output
 from overlay.config import load_config
 from overlay.datadir import open_data_dir
-from overlay.provider import run_provider
+from overlay.node.provider import run_provider
 from overlay.subnet import load_subnet
 from simulations.bench.bare import PACE_S, STREAM_CHUNKS, WHOLE_BYTES, stamp
 from simulations.engines import SyntheticEngine

@@ -27,7 +27,7 @@ import pytest
 import trio
 
 from overlay.cli.app import run
-from overlay.operations import channels_of
+from overlay.cli.operations import channels_of
 from simulations.processes import CocoonProcess, cocoon_command, run_process
 
 START_S = 60.0

@@ -6,9 +6,9 @@ import pytest
 
 from compute.tasks import Task
 from overlay.config import load_config
-from overlay.engines import make_engines, served_tasks
 from overlay.errors import ConfigError
 from overlay.events import EventLog
+from overlay.node.engines import make_engines, served_tasks
 
 
 def make(*overrides):

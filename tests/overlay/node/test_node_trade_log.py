@@ -8,10 +8,10 @@ import pytest
 
 from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
-from overlay.deals import _too_dear
 from overlay.events import EventLog
 from overlay.market import Agreed, Asked, Quoted, Tier, Want
-from overlay.trade_log import TradeLog
+from overlay.node.deals import _too_dear
+from overlay.node.trade_log import TradeLog
 
 CHEAP, QUICK = "12D3KooWcheapcheap", "12D3KooWquickquick"
 

@@ -17,9 +17,9 @@ from compute.hardware import survey
 from overlay.chain import load_network_config, local_devnet
 from overlay.config import Config
 from overlay.control import answers
-from overlay.engines import make_engines
 from overlay.errors import CocoonError
 from overlay.events import EventLog, NodeEvent
+from overlay.node.engines import make_engines
 from overlay.settlement import SettlementError
 from overlay.settlement.chain import TonClient
 from overlay.settlement.devnet.tvm import node_modules, node_program

@@ -28,12 +28,11 @@ from compute.scheduler import Scheduler
 from compute.tasks import Task
 from compute.usage import Prices, Unit
 from dht import CapacityRecord, Directory, Offer
-from overlay import channels, views
+from overlay import channels
 from overlay.chain import Chain, open_chain
 from overlay.config import Config, NodeSection, PriceSection
 from overlay.control import serve_control
 from overlay.datadir import DataDir, neighbours, running_here
-from overlay.engines import make_engines, served_tasks
 from overlay.errors import CocoonError, ConfigError, PortBusy
 from overlay.events import EventLog, Observer
 from overlay.jobs import JobServer
@@ -50,11 +49,13 @@ from overlay.market import (
     Tier,
     run_controllers,
 )
+from overlay.node import views
+from overlay.node.engines import make_engines, served_tasks
+from overlay.node.upkeep import JobTally, clean_ledger, settle_memory
 from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
-from overlay.upkeep import JobTally, clean_ledger, settle_memory
 from transport.host import HostError, HostEvent, Libp2pHost
 from transport.host.interface import EventKind
 from transport.identity import Identity

@@ -25,23 +25,23 @@ import trio
 from compute.tasks import ChatRequest, EmbedRequest, Event, Message, Request, Task, TaskError, TranscribeRequest
 from compute.usage import NO_USAGE, Prices, Usage
 from dht import Directory
-from overlay import views
 from overlay.chain import Chain, open_chain
 from overlay.channels import Payee, PayerDesk
 from overlay.config import Config
 from overlay.control import serve_control
 from overlay.datadir import DataDir
-from overlay.deals import Deal, Deals
 from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
 from overlay.events import EventLog, Observer
 from overlay.gateway import ModelInfo, serve_gateway
 from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, Overcharged
-from overlay.links import Links
 from overlay.market import Buyer, Payer
-from overlay.provider import open_host, tell_host_events
+from overlay.node import views
+from overlay.node.deals import Deal, Deals
+from overlay.node.links import Links
+from overlay.node.provider import open_host, tell_host_events
+from overlay.node.upkeep import Tally, clean_ledger, settle_memory
 from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
 from overlay.subnet import Subnet
-from overlay.upkeep import Tally, clean_ledger, settle_memory
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import TunnelEndpoint

@@ -19,7 +19,6 @@ from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
 from overlay.errors import NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
-from overlay.links import Link, Links
 from overlay.market import (
     Agreement,
     Buyer,
@@ -32,7 +31,8 @@ from overlay.market import (
     shortlist,
 )
 from overlay.market import Offer as QuotedOffer
-from overlay.trade_log import TradeLog
+from overlay.node.links import Link, Links
+from overlay.node.trade_log import TradeLog
 from transport.host.interface import Host
 from transport.identity import PeerId
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from compute.tasks import Task
-from overlay import views
 from overlay.chain import NETWORK_NAMES, open_chain
 from overlay.channels import PayeeDesk, PayerDesk
 from overlay.config import Config
@@ -18,6 +17,7 @@ from overlay.control import answers, call_control
 from overlay.datadir import DataDir, open_data_dir
 from overlay.errors import CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
+from overlay.node import views
 from overlay.settlement import wallet_address
 from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
 from overlay.settlement.ledger import Role, Store, open_ledger
@@ -178,7 +178,7 @@ async def _leave_as_payer(setup: Setup, directory: DataDir, observer: Observer, 
 async def _settle_as_payer(
     setup: Setup, directory: DataDir, observer: Observer, arguments: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    from overlay.client import open_client
+    from overlay.node.client import open_client
 
     async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
         # The providers' records tell where to reach them.
@@ -189,7 +189,7 @@ async def _settle_as_payer(
 
 async def quotes_of(setup: Setup, task: Task, model: str, observer: Observer) -> list[dict[str, Any]]:
     """`cocoon quote`: by the gateway that runs in the data directory, else by a client of our own."""
-    from overlay.client import open_client
+    from overlay.node.client import open_client
 
     try:
         with open_data_dir(setup.data_dir) as directory:
@@ -204,7 +204,7 @@ async def open_channel_with(
     setup: Setup, provider: str, deposit_nanoton: int | None, observer: Observer
 ) -> dict[str, Any]:
     """`cocoon channel open`."""
-    from overlay.client import open_client
+    from overlay.node.client import open_client
 
     try:
         with open_data_dir(setup.data_dir) as directory:
