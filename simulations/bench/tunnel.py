@@ -3,8 +3,8 @@
 Every connection is two fresh processes, each pinned to a core of its own, over loopback. Rounds are interleaved: in
 each, every kind has its turn, so that a machine that slows down slows all of them. Values are medians of the rounds;
 ratios are the medians of the ratios within rounds, always tunnel : peer, so 2 means twice as fast (or, for times, twice
-as long). Bulk messages come from, and go to, 256 MiB of memory in turn. The kinds are described in :mod:`tunnel_channels`; only ``bulk-tuned`` sets TCP options beyond NODELAY, for
-the tunnel and plain TCP alike.
+as long). Bulk messages come from, and go to, 256 MiB of memory in turn. The kinds are described in
+:mod:`tunnel_channels`; only ``bulk-tuned`` sets TCP options beyond NODELAY, for the tunnel and plain TCP alike.
 """
 
 from __future__ import annotations

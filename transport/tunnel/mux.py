@@ -38,12 +38,14 @@ from transport.tunnel.limits import (
     FRAME_COST,
     INITIAL_WINDOW,
     MAX_FRAME,
+    MAX_LENT,
     MAX_MESSAGE,
     MAX_OPEN,
     MAX_REASON,
     MAX_SMALL,
     MAX_STREAMS,
     MAX_WINDOW,
+    MIN_LENT,
     WINDOW_POOL,
 )
 from transport.tunnel.outbound import Outbound
@@ -73,6 +75,7 @@ class Mux:
         self._ours: set[StreamCore] = set()
         self._theirs: set[StreamCore] = set()
         self._pool = WINDOW_POOL
+        self._most_lent = MAX_LENT
         # Parsing: bytes of a frame that is not whole yet, or the payload of a BEGIN/PART/PAD that is passing through.
         self._partial = b""
         self._body: StreamCore | None = None
@@ -165,9 +168,19 @@ class Mux:
         """Owe the peer credit when a quarter of what it may have is free again."""
         if stream.peer_ended or stream.reset is not None:
             return
-        allowance = stream.allowance
+        allowance = stream.allowance(self._most_lent)
         if (allowance - stream.outstanding - stream.held) * 4 >= allowance:
             self.out.credit_due[stream] = None
+
+    def keeps_up(self, *, reader_waits: bool) -> None:
+        """The reader has run out of data, or has had more than it could take for a while.
+
+        What is on the way then only queues up before us, and every small message behind it: so less is lent.
+        """
+        if reader_waits:
+            self._most_lent = min(self._most_lent * 2, MAX_LENT)
+        else:
+            self._most_lent = max(self._most_lent // 2, MIN_LENT)
 
     def _take_grant(self, stream: StreamCore) -> int:
         """Credit to announce now. A stream whose reader keeps up gets a larger window, while the pool lasts."""
@@ -177,7 +190,7 @@ class Mux:
             more = min(stream.window, MAX_WINDOW - stream.window, self._pool // 2)
             stream.window += more
             self._pool -= more
-        amount = stream.allowance - stream.outstanding - stream.held
+        amount = stream.allowance(self._most_lent) - stream.outstanding - stream.held
         if amount <= 0:
             return 0
         stream.outstanding += amount

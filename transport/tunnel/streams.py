@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from transport.tunnel.limits import INITIAL_WINDOW, MAX_LENT
+from transport.tunnel.limits import INITIAL_WINDOW
 
 Body = bytes | bytearray | memoryview
 
@@ -122,12 +122,11 @@ class StreamCore:
         """Credit's worth of what we hold for the reader."""
         return self.inbox_cost + self.charged
 
-    @property
-    def allowance(self) -> int:
-        """The window plus what the reader lends."""
+    def allowance(self, most_lent: int) -> int:
+        """The window plus what the reader lends, at most ``most_lent``."""
         if not self.lending:
             return self.window
-        return self.window + min(self.expected - self.announced, MAX_LENT)
+        return self.window + min(self.expected - self.announced, most_lent)
 
     @property
     def closed(self) -> bool:

@@ -36,7 +36,7 @@ from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
 from transport.tunnel.streams import StreamCore
 
-_TURNS = 4
+_TURNS = 2
 """Batches sent or received without waiting before other tasks get a turn."""
 
 _TICK_SECONDS = 5.0
@@ -470,6 +470,7 @@ class Tunnel:
                     size = link.receive_now(opener.space())
                     if size == WOULD_BLOCK:
                         self._turns_in = 0
+                        self._mux.keeps_up(reader_waits=True)
                         self._listening = True
                         try:
                             size = await link.receive(opener.space())
@@ -491,6 +492,7 @@ class Tunnel:
                 self._turns_in += 1
                 if self._turns_in >= _TURNS:
                     self._turns_in = 0
+                    self._mux.keeps_up(reader_waits=False)
                     await trio.lowlevel.checkpoint()
         except OSError as error:
             self._shut(TunnelClosed(f"the connection broke: {error}"))
