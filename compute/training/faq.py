@@ -7,6 +7,7 @@ does with wording it has not seen.
 
 NAME = "Ember"
 
+# fmt: off  # data, read by people: many phrasings of one question to a line
 FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         (
