@@ -242,7 +242,7 @@ class PayeeDesk:
             ending = False
             try:
                 ending = await self.look()
-            except SettlementError as error:
+            except (SettlementError, LedgerError) as error:
                 self.log.warning("chain", f"cannot look after the channels: {error}; trying again")
             with trio.move_on_after(CLOSING_INTERVAL_S if ending else GUARD_INTERVAL_S):
                 await self._poke.wait()

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import trio
@@ -14,7 +15,7 @@ import trio
 from compute.usage import NO_USAGE, Usage
 from overlay.events import EventLog, ton
 from overlay.jobs import JobReport
-from overlay.settlement.ledger import GroupCommit, Store
+from overlay.settlement.ledger import GroupCommit, LedgerError, Store
 
 KEEP_AGREEMENTS_S = 7 * 86_400
 """Ended agreements are kept this long, for questions about a receipt."""
@@ -40,7 +41,9 @@ async def clean_ledger(ledger: GroupCommit) -> None:
     """Forget old agreements and receipts, for ever, once an hour."""
     await trio.sleep(FIRST_CLEANING_S)
     while True:
-        await ledger.run(_clean)
+        # A full disk or a busy ledger is no reason to stop the node: the next pass tries again.
+        with suppress(LedgerError):
+            await ledger.run(_clean)
         await trio.sleep(CLEANING_INTERVAL_S)
 
 
