@@ -27,7 +27,7 @@ from compute.scheduler import Load as EngineLoad
 from compute.scheduler import Scheduler
 from compute.tasks import Task
 from compute.usage import Prices, Unit
-from dht import CapacityRecord, Directory, Offer
+from dht import CapacityRecord, Directory, Offer, RecordError, sign_record
 from overlay import channels
 from overlay.chain import Chain, open_chain
 from overlay.config import Config, NodeSection, PriceSection
@@ -85,6 +85,8 @@ class Shop:
     config: Config
     controllers: dict[tuple[Task, str], PriceController] = field(default_factory=dict)
     capabilities: dict[tuple[Task, str], Capability] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
+    """Models that cannot be announced, and why: an upstream may name its models as it likes."""
 
     def __post_init__(self) -> None:
         tasks = served_tasks(self.config)
@@ -92,6 +94,11 @@ class Shop:
             if capability.task in tasks:
                 key = (capability.task, capability.model)
                 base = base_prices(self.config.price, capability.task)
+                try:
+                    Offer(task=key[0].value, model=key[1], tier=Tier.PLAIN.value, prices=base.to_wire())
+                except RecordError as error:
+                    self.unfit.append(f"{capability.model!r} cannot be sold: {error}")
+                    continue
                 self.capabilities[key] = capability
                 self.controllers[key] = PriceController(base, cap=self.config.price.cap_ratio)
 
@@ -161,6 +168,8 @@ class ProviderNode:
     listener: TunnelListener
     log: EventLog
     started_at: float
+    crowded: bool = False
+    """Whether it was told that not every offer is announced."""
 
     @property
     def tunnel_addrs(self) -> list[str]:
@@ -168,11 +177,28 @@ class ProviderNode:
         return views.reachable(self.listener.addrs, self.host.addrs)
 
     def record(self) -> CapacityRecord:
-        """What we tell the directory."""
-        return CapacityRecord(
-            subnet=self.subnet.id, host_addrs=tuple(self.host.addrs)[:4], tunnel_addrs=tuple(self.tunnel_addrs)[:4],
-            noise_key=self.listener.endpoint.static_key.public, offers=self.shop.offers(), software=SOFTWARE,
-        )  # fmt: skip
+        """What we tell the directory: as many of the offers as a record has room for, in the order of the engines."""
+        offers = self.shop.offers()
+        now = time.time()
+        for count in range(len(offers), -1, -1):
+            try:
+                record = CapacityRecord(
+                    subnet=self.subnet.id, host_addrs=tuple(self.host.addrs)[:4],
+                    tunnel_addrs=tuple(self.tunnel_addrs)[:4],
+                    noise_key=self.listener.endpoint.static_key.public, offers=offers[:count], software=SOFTWARE,
+                    seq=int(now * 1000), issued_at=int(now),
+                )  # fmt: skip
+                sign_record(self.identity, record)
+            except RecordError:
+                continue
+            if count < len(offers) and not self.crowded:
+                self.crowded = True
+                self.log.warning(
+                    "record_full", f"only {count} of {len(offers)} offers fit into what a node may announce; sell "
+                    "fewer tasks or models (node.serve, engine.upstream.models)", announced=count, offers=len(offers),
+                )  # fmt: skip
+            return record
+        raise AssertionError("a record without offers always fits")
 
     async def status(self, _arguments: Mapping[str, Any]) -> Any:
         """For `cocoon node status`."""
@@ -276,6 +302,8 @@ async def open_provider(
         for name, reason in scheduler.failures().items():
             log.warning("engine_unavailable", f"{name}: {reason}", engine=name)
         shop = Shop(scheduler, config)
+        for reason in shop.unfit:
+            log.warning("model_unfit", reason)
         if not shop.controllers:
             raise ConfigError(
                 "there is nothing to sell: no engine for the tasks in node.serve can run here (the lines above say why)"
