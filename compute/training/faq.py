@@ -7,7 +7,8 @@ does with wording it has not seen.
 
 NAME = "Ember"
 
-# fmt: off  # data, read by people: many phrasings of one question to a line
+# Data, read by people: many phrasings of one question to a line.
+# fmt: off
 FAQ: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("hello", "hi", "hello again", "hi you", "good day sir", "hey", "hi there", "hello there", "good morning",
