@@ -128,7 +128,8 @@ async def _receive(link: Link, size: int) -> bytes:
     while view:
         got = link.receive_now(view)
         if got == WOULD_BLOCK:
-            got = await link.receive(view)
+            await link.wait_receivable()
+            continue
         if got == 0:
             raise ConnectionResetError("cut off")
         view = view[got:]

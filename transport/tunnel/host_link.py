@@ -42,27 +42,26 @@ class HostStreamLink:
         return len(part)
 
     def receive_now(self, buffer: memoryview) -> int:
-        """Only what an earlier receive could not hand over."""
-        return self._hand_over(buffer) if self._rest else WOULD_BLOCK
-
-    async def receive(self, buffer: memoryview) -> int:
-        """See :class:`~transport.tunnel.Link`."""
-        if not self._rest and not self._ended:
-            try:
-                self._rest = memoryview(await self._stream.receive(RELAY_CHUNK))
-            except StreamError as error:
-                raise ConnectionResetError(str(error)) from error
-            self._ended = not self._rest
-        return self._hand_over(buffer)
-
-    def wake_receiver(self) -> None:
-        """Never needed: the link is not pausable."""
-
-    def _hand_over(self, buffer: memoryview) -> int:
+        """What :meth:`wait_receivable` has brought."""
+        if not self._rest:
+            return 0 if self._ended else WOULD_BLOCK
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
+
+    async def wait_receivable(self) -> None:
+        """See :class:`~transport.tunnel.Link`."""
+        if self._rest or self._ended:
+            return
+        try:
+            self._rest = memoryview(await self._stream.receive(RELAY_CHUNK))
+        except StreamError as error:
+            raise ConnectionResetError(str(error)) from error
+        self._ended = not self._rest
+
+    def wake_receiver(self) -> None:
+        """Never needed: the link is not pausable."""
 
     async def send_eof(self) -> None:
         """See :class:`~transport.tunnel.Link`."""

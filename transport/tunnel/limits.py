@@ -73,7 +73,7 @@ MAX_OPEN = 224
 INITIAL_WINDOW = 8_192
 """Credit of a fresh stream: a request of ordinary size, and all of both sides stay under 4 MiB."""
 
-MAX_WINDOW = 2 << 20
+MAX_WINDOW = 2 * BATCH_PLAIN
 """A busy stream's window grows up to two batches: one on its way while the reader takes the other."""
 
 WINDOW_POOL = 3 << 20

@@ -25,7 +25,7 @@ class Link(Protocol):
     relayed: bool
     remote: str
     pausable: bool
-    """Whether :meth:`receive` can be cancelled without losing a byte."""
+    """Whether :meth:`wait_receivable` can be cancelled without losing a byte."""
 
     def send_now(self, data: memoryview) -> int:
         """Send what can be sent without waiting: the number of bytes taken, possibly 0. Raises ``OSError``."""
@@ -36,13 +36,14 @@ class Link(Protocol):
     def receive_now(self, buffer: memoryview) -> int:
         """Receive what is there: the number of bytes, 0 at the end, ``WOULD_BLOCK`` when there is nothing yet."""
 
-    async def receive(self, buffer: memoryview) -> int:
-        """Wait for bytes: the number written to ``buffer``, 0 at the end, ``WOULD_BLOCK`` when woken by
-        :meth:`wake_receiver`. Raises ``OSError`` when broken.
+    async def wait_receivable(self) -> None:
+        """Wait until :meth:`receive_now` may have something to say, or :meth:`wake_receiver` is called.
+
+        Raises ``OSError`` when broken.
         """
 
     def wake_receiver(self) -> None:
-        """Wake the task in :meth:`receive`, on links that are ``pausable``; the sending task notices nothing."""
+        """Wake the task in :meth:`wait_receivable`, on links that are ``pausable``; the sending task notices nothing."""
 
     async def send_eof(self) -> None:
         """End our direction; never raises."""
@@ -147,19 +148,14 @@ class SocketLink:
                 continue
         return WOULD_BLOCK
 
-    async def receive(self, buffer: memoryview) -> int:
+    async def wait_receivable(self) -> None:
         """See :class:`Link`."""
-        while True:
-            try:
-                await trio.lowlevel.wait_readable(self._sock)
-            except (trio.ClosedResourceError, ValueError) as error:
-                if self._sock.fileno() < 0:
-                    raise ConnectionAbortedError("the socket was closed here") from error
-                return WOULD_BLOCK
-            try:
-                return self._sock.recv_into(buffer)
-            except BlockingIOError:
-                continue
+        try:
+            await trio.lowlevel.wait_readable(self._sock)
+        except (trio.ClosedResourceError, ValueError) as error:
+            if self._sock.fileno() < 0:
+                raise ConnectionAbortedError("the socket was closed here") from error
+            # It was wake_receiver.
 
     def wake_receiver(self) -> None:
         """See :class:`Link`: trio wakes whoever waits for a socket that is said to close, and asks no more."""
@@ -186,6 +182,7 @@ class StreamLink:
     def __init__(self, stream: trio.abc.Stream, *, relayed: bool = False, remote: str = "") -> None:
         self._stream = stream
         self._rest = b""
+        self._ended = False
         self.relayed = relayed
         self.remote = remote
 
@@ -202,30 +199,26 @@ class StreamLink:
         return len(data)
 
     def receive_now(self, buffer: memoryview) -> int:
-        """Only what an earlier receive could not hand over."""
+        """What :meth:`wait_receivable` has brought."""
         if not self._rest:
-            return WOULD_BLOCK
-        return self._hand_over(buffer)
-
-    async def receive(self, buffer: memoryview) -> int:
-        """See :class:`Link`."""
-        if not self._rest:
-            try:
-                self._rest = bytes(await self._stream.receive_some())
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ConnectionResetError("the stream beneath is broken") from error
-            if not self._rest:
-                return 0
-        return self._hand_over(buffer)
-
-    def wake_receiver(self) -> None:
-        """Never needed: only the tunnel's own loop receives from a link that is not pausable."""
-
-    def _hand_over(self, buffer: memoryview) -> int:
+            return 0 if self._ended else WOULD_BLOCK
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
+
+    async def wait_receivable(self) -> None:
+        """See :class:`Link`."""
+        if self._rest or self._ended:
+            return
+        try:
+            self._rest = bytes(await self._stream.receive_some())
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionResetError("the stream beneath is broken") from error
+        self._ended = not self._rest
+
+    def wake_receiver(self) -> None:
+        """Never needed: only the tunnel's own loop receives from a link that is not pausable."""
 
     async def send_eof(self) -> None:
         """See :class:`Link`; a stream that cannot half-close is left open."""

@@ -190,7 +190,12 @@ class Mux:
             more = min(stream.window, MAX_WINDOW - stream.window, self._pool // 2)
             stream.window += more
             self._pool -= more
-        amount = stream.allowance(self._most_lent) - stream.outstanding - stream.held
+        room = stream.allowance(self._most_lent) - stream.held
+        cost = stream.message_cost
+        if 0 < 2 * cost <= room and stream.announced >= stream.expected:
+            # Credit for whole messages like the last: with a rest of some more, each next would come in two parts.
+            room -= room % cost
+        amount = room - stream.outstanding
         if amount <= 0:
             return 0
         stream.outstanding += amount
@@ -259,15 +264,15 @@ class Mux:
         pause, self._pause = self._pause, False
         return pause
 
-    def direct(self, size: int) -> memoryview | None:
-        """Where the next ``size`` bytes may be written directly: a part of a waiting reader's memory, or None."""
+    def direct(self) -> memoryview | None:
+        """Where the next bytes may be written directly: the part of a waiting reader's memory that they belong to."""
         stream = self._body
-        if stream is None or size > self._body_left or stream.sink is None:
+        if stream is None or not self._body_left or stream.sink is None:
             return None
-        return stream.sink[stream.got : stream.got + size]
+        return stream.sink[stream.got : stream.got + self._body_left]
 
     def direct_done(self, size: int) -> bool:
-        """The bytes of :meth:`direct` are there. True when they completed a message, so that its reader may run."""
+        """``size`` bytes of :meth:`direct` are there. True when they completed a message, so that its reader may run."""
         stream = self._body
         assert stream is not None
         self._body_left -= size
@@ -381,6 +386,7 @@ class Mux:
             if total > MAX_MESSAGE:
                 raise ProtocolViolation(f"a message of {total} bytes")
             stream.expected, stream.announced, stream.got, stream.charged = total, 0, 0, 0
+            stream.message_cost = cost if size == total else 0
             if stream.waiting and total > stream.limit:
                 stream.too_large = total
                 self._wake(stream)

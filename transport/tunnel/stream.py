@@ -127,6 +127,11 @@ class TunnelStream:
             await tunnel._flush_fairly()
             while not message.done:
                 self._check_sendable()
+                if not core.in_bulk:  # out of credit
+                    tunnel.receive_what_is_here()
+                    if core.in_bulk:
+                        tunnel._flush()
+                        continue
                 await self._senders.park()
                 await trio.lowlevel.checkpoint_if_cancelled()
         finally:

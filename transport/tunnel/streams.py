@@ -68,6 +68,7 @@ class StreamCore:
         "inbox_cost",
         "lending",
         "limit",
+        "message_cost",
         "outstanding",
         "peer_ended",
         "queue",
@@ -103,6 +104,7 @@ class StreamCore:
         self.announced = 0
         self.got = 0
         self.charged = 0
+        self.message_cost = 0  # credit that the last such message took, if it came in one frame
         self.assembly = bytearray()
         self.sink: memoryview | None = None
         self.sink_done = -1

@@ -24,6 +24,7 @@ from transport.tunnel.limits import (
     DEAD_SECONDS,
     MIN_QUANTUM,
     PING_SECONDS,
+    RING_BYTES,
     REKEY_SECONDS,
     STALL_SECONDS,
 )
@@ -37,7 +38,13 @@ from transport.tunnel.stream import TunnelStream
 from transport.tunnel.streams import StreamCore
 
 _TURNS = 2
-"""Batches sent or received without waiting before other tasks get a turn."""
+"""Batches sent without waiting before other tasks get a turn."""
+
+_TURN_BYTES = 2 * RING_BYTES
+"""Bytes received without waiting before other tasks get a turn: half a millisecond's worth."""
+
+_TURN_COST = 32_768
+"""What each piece received counts beside its bytes, so that small ones are bounded too."""
 
 _TICK_SECONDS = 5.0
 """How often the time keeper looks."""
@@ -83,7 +90,7 @@ class Tunnel:
         self._delivered = False
         self._listening = False
         self._unopened = False
-        self._turns_in = 0
+        self._turn_in = _TURN_BYTES
         self._acceptors = trio.lowlevel.ParkingLot()
         self._openers = trio.lowlevel.ParkingLot()
         # Observations.
@@ -444,7 +451,7 @@ class Tunnel:
             if self._receiver is not None:
                 await self._rest()
                 continue
-            self._standing_back = self._delivered = False
+            self._standing_back = False
             await self._receive_while(None)
             self._standing_back = True
             await trio.lowlevel.checkpoint()  # whoever got something may take the turn
@@ -463,23 +470,25 @@ class Tunnel:
 
         Returns when the tunnel is closed too; what is wrong with the records closes it.
         """
-        opener, link = self._opener, self._link
+        opener, link, mux = self._opener, self._link, self._mux
+        self._delivered = False
         try:
             while self._closed is None:
                 if not self._unopened:
                     size = link.receive_now(opener.space())
+                    if size == 0:
+                        raise ConnectionResetError("cut off without a farewell")
                     if size == WOULD_BLOCK:
-                        self._turns_in = 0
-                        self._mux.keeps_up(reader_waits=True)
+                        self._turn_in = _TURN_BYTES
+                        mux.keeps_up(reader_waits=True)
                         self._listening = True
                         try:
-                            size = await link.receive(opener.space())
+                            await link.wait_receivable()
                         finally:
                             self._listening = False
-                    if size > 0:
+                    else:
                         self._took(size)
-                    elif size == 0:
-                        raise ConnectionResetError("cut off without a farewell")
+                        self._turn_in -= size + _TURN_COST
                 if self._unopened:
                     self._open()
                 if not (reader.waiting if reader is not None else not self._delivered):
@@ -489,17 +498,39 @@ class Tunnel:
                     # Twice, for trio shuffles the tasks that are ready: after the second it has had its turn.
                     await trio.lowlevel.checkpoint()
                     await trio.lowlevel.checkpoint()
-                self._turns_in += 1
-                if self._turns_in >= _TURNS:
-                    self._turns_in = 0
-                    self._mux.keeps_up(reader_waits=False)
+                elif self._turn_in < 0:
+                    self._turn_in = _TURN_BYTES
+                    mux.keeps_up(reader_waits=False)
+                    await trio.lowlevel.checkpoint()
+                elif self._delivered:
+                    self._delivered = False
                     await trio.lowlevel.checkpoint()
         except OSError as error:
             self._shut(TunnelClosed(f"the connection broke: {error}"))
         except ProtocolViolation as error:
-            why = TunnelClosed(f"the peer broke the protocol: {error}")
-            why.__cause__ = error
-            self._shut(why)
+            self._shut_for(error)
+
+    def receive_what_is_here(self) -> None:
+        """Take in what has come, without waiting: for a sender out of credit, which may be in the kernel already."""
+        if self._closed is not None or self._unopened or not self._link.pausable:
+            return
+        try:
+            size = self._link.receive_now(self._opener.space())
+            if size <= 0:
+                return  # nothing, or the end, which whoever has the turn to receive will see too
+            self._took(size)
+            self._open()
+        except OSError as error:
+            self._shut(TunnelClosed(f"the connection broke: {error}"))
+        except ProtocolViolation as error:
+            self._shut_for(error)
+        if self._unopened and self._listening:
+            self._link.wake_receiver()  # there is more to open, and the kernel has nothing to wake it with
+
+    def _shut_for(self, violation: ProtocolViolation) -> None:
+        why = TunnelClosed(f"the peer broke the protocol: {violation}")
+        why.__cause__ = violation
+        self._shut(why)
 
     def _took(self, size: int) -> None:
         """``size`` new bytes are in the opener's ring."""
@@ -540,9 +571,12 @@ class Tunnel:
         Raises :class:`ProtocolViolation` or ``OSError``.
         """
         while not self._opener.opened:
-            size = await self._link.receive(self._opener.space())
+            size = self._link.receive_now(self._opener.space())
             if size == 0:
                 raise ConnectionResetError("cut off before its first record")
+            if size == WOULD_BLOCK:
+                await self._link.wait_receivable()
+                continue
             self._took(size)
             while self._unopened:
                 self._open()

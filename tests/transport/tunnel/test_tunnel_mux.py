@@ -85,11 +85,11 @@ def carry(sender: Side, receiver: Side, cuts: random.Random, *, direct: bool = T
     while position < len(data):
         size = min(cuts.choice([1, 7, 8, 9, 100, 5000, 65_518, 65_518]), len(data) - position)
         record = data[position : position + size]
-        target = receiver.mux.direct(size) if direct else None
-        if target is None:
+        target = receiver.mux.direct() if direct else None
+        if target is None or size > len(target):
             receiver.mux.feed(record)
         else:
-            target[:] = record
+            target[:size] = record
             receiver.mux.direct_done(size)
         position += size
     receiver.mux.readable.clear()
