@@ -28,11 +28,11 @@ class HostStreamLink:
         self.relayed = relayed
         self.remote = stream.peer_id
 
-    def send_now(self, data: memoryview) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Nothing can be sent without waiting."""
         return 0
 
-    async def send(self, data: memoryview) -> int:
+    async def send(self, data: bytes | memoryview) -> int:
         """See :class:`~transport.tunnel.Link`."""
         part = bytes(data[:RELAY_CHUNK])
         try:

@@ -27,10 +27,10 @@ class Link(Protocol):
     pausable: bool
     """Whether :meth:`wait_receivable` can be cancelled without losing a byte."""
 
-    def send_now(self, data: memoryview) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting: the number of bytes taken, possibly 0. Raises ``OSError``."""
 
-    async def send(self, data: memoryview) -> int:
+    async def send(self, data: bytes | memoryview) -> int:
         """Wait until something can be sent, send it, and return the number of bytes taken."""
 
     def receive_now(self, buffer: memoryview) -> int:
@@ -111,14 +111,14 @@ class SocketLink:
             sock.close()
             raise
 
-    def send_now(self, data: memoryview) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """See :class:`Link`."""
         try:
             return self._sock.send(data)
         except BlockingIOError:
             return 0
 
-    async def send(self, data: memoryview) -> int:
+    async def send(self, data: bytes | memoryview) -> int:
         """See :class:`Link`."""
         while True:
             try:
@@ -186,11 +186,11 @@ class StreamLink:
         self.relayed = relayed
         self.remote = remote
 
-    def send_now(self, data: memoryview) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Nothing can be sent without waiting."""
         return 0
 
-    async def send(self, data: memoryview) -> int:
+    async def send(self, data: bytes | memoryview) -> int:
         """See :class:`Link`."""
         try:
             await self._stream.send_all(bytes(data))

@@ -79,8 +79,8 @@ class Mux:
         # Parsing: bytes of a frame that is not whole yet, or the payload of a BEGIN/PART/PAD that is passing through.
         self._partial = b""
         self._body: StreamCore | None = None
-        self._body_left = 0
-        self._rekey = False
+        self.body_left = 0
+        self.rekey = False
         self._pause = False
 
     # --- our side ------------------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ class Mux:
         position, end = 0, len(data)
         unpack, streams = HEADER.unpack_from, self.streams
         while position < end:
-            if self._body_left:
-                stop = min(position + self._body_left, end)
+            if self.body_left:
+                stop = min(position + self.body_left, end)
                 self._take_body(data, position, stop)
                 position = stop
                 continue
@@ -267,23 +267,18 @@ class Mux:
     def direct(self) -> memoryview | None:
         """Where the next bytes may be written directly: the part of a waiting reader's memory that they belong to."""
         stream = self._body
-        if stream is None or not self._body_left or stream.sink is None:
+        if stream is None or stream.sink is None:
             return None
-        return stream.sink[stream.got : stream.got + self._body_left]
+        return stream.sink[stream.got : stream.got + self.body_left]
 
     def direct_done(self, size: int) -> bool:
         """``size`` bytes of :meth:`direct` are there. True when they completed a message, so that its reader may run."""
         stream = self._body
         assert stream is not None
-        self._body_left -= size
+        self.body_left -= size
         self._body_came(stream, size)
         pause, self._pause = self._pause, False
         return pause
-
-    def take_rekey(self) -> bool:
-        """Whether the data just fed ended with REKEY: the next record comes under the next key."""
-        rekey, self._rekey = self._rekey, False
-        return rekey
 
     def _other(self, data: bytes, stream_id: int, kind: int, length: int, start: int) -> int:
         """Handle a frame that is not MESSAGE; return where the next begins, or -1 while it is not whole."""
@@ -301,7 +296,7 @@ class Mux:
             self._fragment(stream_id, length, prefix, total)
             return start + prefix
         if kind == PAD:
-            self._body, self._body_left = None, length
+            self._body, self.body_left = None, length
             return start
         if kind >= len(NAMES):
             raise ProtocolViolation(f"a frame of unknown kind {kind}")
@@ -368,13 +363,13 @@ class Mux:
         elif not last:
             raise ProtocolViolation("REKEY inside a record")
         else:
-            self._rekey = True
+            self.rekey = True
 
     def _fragment(self, stream_id: int, length: int, prefix: int, total: int) -> None:
         """Account for the header of a BEGIN (``prefix`` 8) or PART (0) and expect its payload."""
         stream = self.streams.get(stream_id)
         size = length - prefix
-        self._body, self._body_left = stream, size
+        self._body, self.body_left = stream, size
         if stream is None:
             self._check_known(stream_id)
             return
@@ -401,7 +396,7 @@ class Mux:
             stream.charged += cost
 
     def _take_body(self, data: bytes, start: int, stop: int) -> None:
-        self._body_left -= stop - start
+        self.body_left -= stop - start
         stream = self._body
         if stream is None or stream.reset is not None:
             return

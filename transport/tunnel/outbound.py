@@ -201,6 +201,11 @@ class Outbound:
         pieces: list[Piece] = []
         if self._control or self.credit_due:
             self._take_control(pieces)
+        elif not self._bulk and self.small_bytes <= BATCH_PLAIN:  # a token: what is frequent, made short
+            pieces.extend(self._small)
+            self._small.clear()
+            self.small_bytes = 0
+            return pieces
         room = BATCH_PLAIN - sum(map(len, pieces))
         bulk_room = self.quantum
         while True:

@@ -21,6 +21,7 @@ from transport.tunnel.limits import (
     BATCH_RECORDS,
     DIRECT_BYTES,
     MAX_RECORD_PLAIN,
+    MAX_SMALL,
     REKEY_BYTES,
     REKEY_RECORDS,
     REKEY_SLACK,
@@ -40,10 +41,14 @@ _LEAD_BYTES = DIRECT_BYTES
 _MOST_RECORDS = BATCH_PLAIN // MAX_RECORD_PLAIN + 2 * (BATCH_PLAIN // DIRECT_BYTES) + 2
 _BUFFER_BYTES = _LEAD_BYTES + BATCH_PLAIN + _MOST_RECORDS * OVERHEAD
 
+_LENGTH = Struct(">H")
 _NONCE_COUNTER = Struct(">Q")
 _MAX_NONCE = (1 << 64) - 1
 
 Piece = bytes | memoryview
+
+_FEW = 4
+"""Pieces of a batch that may be one small message: its frame's header and body, and padding."""
 
 
 def rekey(key: bytes) -> bytes:
@@ -106,11 +111,15 @@ class RecordSealer:
         """Change the key; only between batches, after the record that told the peer so has been sealed."""
         self._key.rekey()
 
-    def seal(self, pieces: Sequence[Piece]) -> memoryview:
+    def seal(self, pieces: Sequence[Piece]) -> Piece:
         """Seal at most ``BATCH_PLAIN`` bytes and return the wire bytes, valid until the next call.
 
         Runs of small pieces are joined into common records; large pieces are read from where they lie.
         """
+        if len(pieces) <= _FEW and (size := sum(map(len, pieces))) <= MAX_SMALL:
+            key = self._key
+            key.bytes += size
+            return _LENGTH.pack(size + TAG_BYTES) + key.aead.encrypt(key.next_nonce(), b"".join(pieces), None)
         first = offset = _LEAD_BYTES
         small: list[Piece] = []
         for piece in pieces:
@@ -170,6 +179,12 @@ class RecordSealer:
 class PlainSink(Protocol):
     """Who takes opened records: the mux."""
 
+    body_left: int
+    """Bytes still to come of the frame that is passing through; :meth:`direct` is worth asking only then."""
+
+    rekey: bool
+    """Set when the record just fed ended with REKEY: the next comes under the next key. The opener clears it."""
+
     def direct(self) -> memoryview | None:
         """Where the next plaintext bytes may be written: the part of one reader's memory that they belong to, if so."""
 
@@ -179,8 +194,6 @@ class PlainSink(Protocol):
     def feed(self, data: bytes) -> bool:
         """Take the next plaintext bytes, whatever they are. True asks the caller to let readers run first."""
 
-    def take_rekey(self) -> bool:
-        """Whether the record just fed ended with REKEY."""
 
 
 class RecordOpener:
@@ -198,8 +211,9 @@ class RecordOpener:
         """Where to receive into; never empty."""
         start, end = self._start, self._end
         if start == end:
-            self._start = self._end = end = 0
-        elif end >= RING_BYTES:  # an unfinished record remains: move it to the front
+            self._start = self._end = 0
+            return self._view
+        if end >= RING_BYTES:  # an unfinished record remains: move it to the front
             rest = end - start
             self._view[:rest] = bytes(self._view[start:end])
             self._start, self._end = 0, rest
@@ -229,24 +243,24 @@ class RecordOpener:
         buffer, view, key = self._buffer, self._view, self._key
         end = self._end
         try:
-            while end - self._start >= LENGTH_BYTES:
-                target = sink.direct()
-                if target is not None and (size := self._open_direct(target)):
+            while end - (start := self._start) >= LENGTH_BYTES:
+                if sink.body_left and (target := sink.direct()) is not None and (size := self._open_direct(target)):
                     if sink.direct_done(size):
                         return True
                     continue
-                start = self._start
                 length = buffer[start] << 8 | buffer[start + 1]
                 if not TAG_BYTES < length <= MAX_RECORD_PLAIN + TAG_BYTES:
                     raise ProtocolViolation(f"a record of {length} bytes")
                 stop = start + LENGTH_BYTES + length
                 if stop > end:
                     break
-                plain = key.aead.decrypt(key.next_nonce(), view[start + LENGTH_BYTES : stop], None)
+                sealed = buffer[start + LENGTH_BYTES : stop] if length <= MAX_SMALL else view[start + LENGTH_BYTES : stop]
+                plain = key.aead.decrypt(key.next_nonce(), sealed, None)
                 key.bytes += length
                 self._start = stop
                 pause = sink.feed(plain)
-                if sink.take_rekey():
+                if sink.rekey:
+                    sink.rekey = False
                     key.rekey()
                 if pause:
                     return True

@@ -131,6 +131,7 @@ class TunnelStream:
                     tunnel.receive_what_is_here()
                     if core.in_bulk:
                         tunnel._flush()
+                    if core.in_bulk or message.done or core.reset is not None or tunnel._closed is not None:
                         continue
                 await self._senders.park()
                 await trio.lowlevel.checkpoint_if_cancelled()

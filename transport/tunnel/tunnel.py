@@ -32,7 +32,7 @@ from transport.tunnel.links import WOULD_BLOCK, Link
 from transport.tunnel.mux import Mux
 from transport.tunnel.opening import StreamOpening
 from transport.tunnel.padding import pad
-from transport.tunnel.records import RecordOpener, RecordSealer
+from transport.tunnel.records import Piece, RecordOpener, RecordSealer
 from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
 from transport.tunnel.streams import StreamCore
@@ -72,7 +72,7 @@ class Tunnel:
         self._running = False
         self._nursery: AbstractAsyncContextManager[trio.Nursery, bool | None]
         # Sending: wire bytes of the batch that is under way, and the writer when it is idle.
-        self._unsent: memoryview | None = None
+        self._unsent: Piece | None = None
         self._idle_writer: trio.lowlevel.Task | None = None
         self._batches = 0
         self._timed = False
@@ -292,7 +292,7 @@ class Tunnel:
         if self._leaving:
             return False
         out = self._mux.out
-        if self._rekey_due or self._sealer.wants_rekey:
+        if self._rekey_due:
             self._rekey_due = False
             self._unsent = self._sealer.seal([frame(0, REKEY)])
             self._sealer.rekey()
@@ -300,7 +300,8 @@ class Tunnel:
             if self._padded:
                 pad(pieces)
             self._unsent = self._sealer.seal(pieces)
-            self._after_core()
+            if out.writable:
+                self._after_core()
             if self._crowd:
                 self._crowd.unpark_all()
         elif self._farewell is not None:
@@ -322,6 +323,8 @@ class Tunnel:
         if self._unsent is None:
             if self._timed:
                 self._adapt(trio.current_time() - self._filled_at)
+            if self._sealer.wants_rekey:
+                self._rekey_due = True
             if self._leaving:
                 self._farewell_sent.set()
 
@@ -391,7 +394,8 @@ class Tunnel:
         mux = self._mux
         if mux.readable:
             for core in mux.readable:
-                if core.user is not None:
+                # Whose reader receives at this moment sees for itself that it need not wait any more.
+                if core.user is not None and (core is not self._receiver or self._listening):
                     core.user._wake_reader()
             mux.readable.clear()
             self._delivered = True
@@ -514,6 +518,8 @@ class Tunnel:
         """Take in what has come, without waiting: for a sender out of credit, which may be in the kernel already."""
         if self._closed is not None or self._unopened or not self._link.pausable:
             return
+        if self._receiver is not None and not self._listening:
+            return  # it is between two looks, where it can be cancelled: a message given to it then would be lost
         try:
             size = self._link.receive_now(self._opener.space())
             if size <= 0:
