@@ -53,6 +53,7 @@ from transport.tunnel.streams import StreamCore
 
 _TOTAL_BYTES = 8
 _MAX_CREDIT = 1 << 31
+_SINGLE_COST = FRAME_COST - HEADER_BYTES
 _MAX_STREAM_ID = (1 << 32) - 1
 
 
@@ -212,6 +213,29 @@ class Mux:
             self.out.control(frame(0, GOAWAY, reason_payload(code, reason)))
 
     # --- the peer's side -----------------------------------------------------------------------------------------
+
+    def feed_single(self, stream: StreamCore, data: bytes) -> bool:
+        """:meth:`feed` where ``data`` is one small message of a stream whose reader waits; False: it is not, and nothing
+        has been done."""
+        stream_id, word = HEADER.unpack_from(data) if len(data) >= HEADER_BYTES else (0, 0)
+        left = stream.outstanding - len(data) - _SINGLE_COST
+        if (
+            stream_id != stream.stream_id
+            or word != MESSAGE << 24 | len(data) - HEADER_BYTES
+            or self._partial
+            or self.body_left
+            or not stream.waiting
+            or stream.expected >= 0
+            or stream.peer_ended
+            or stream.reset is not None
+            or left < 0
+        ):
+            return False
+        stream.outstanding = left
+        stream.inbox_cost += len(data) + _SINGLE_COST
+        stream.inbox.append(data[HEADER_BYTES:])
+        stream.waiting, stream.limit, stream.sink = False, -1, None
+        return True
 
     def feed(self, data: bytes) -> bool:
         """Take the next plaintext bytes. Raises :class:`ProtocolViolation`.

@@ -258,17 +258,37 @@ class RecordOpener:
                 plain = key.aead.decrypt(key.next_nonce(), sealed, None)
                 key.bytes += length
                 self._start = stop
-                pause = sink.feed(plain)
-                if sink.rekey:
-                    sink.rekey = False
-                    key.rekey()
-                if pause:
+                if self.feed(sink, plain):
                     return True
         except InvalidTag:
             raise ProtocolViolation("a record does not authenticate") from None
         if key.bytes > REKEY_SLACK * REKEY_BYTES or key.records > REKEY_SLACK * REKEY_RECORDS:
             raise ProtocolViolation("the peer does not rekey")
         return False
+
+    def feed(self, sink: PlainSink, plain: bytes) -> bool:
+        """Hand an opened record to ``sink``, and change the key after it if it says so; what :meth:`PlainSink.feed` says."""
+        pause = sink.feed(plain)
+        if sink.rekey:
+            sink.rekey = False
+            self._key.rekey()
+        return pause
+
+    def open_single(self, size: int) -> bytes | None:
+        """Open the record that the last ``size`` received bytes are, if they are one, short and alone in the ring."""
+        buffer = self._buffer
+        if self._start or self._end != size or size > MAX_SMALL or buffer[0] << 8 | buffer[1] != size - LENGTH_BYTES:
+            return None
+        if size <= OVERHEAD:
+            return None
+        key = self._key
+        try:
+            plain = key.aead.decrypt(key.next_nonce(), buffer[LENGTH_BYTES:size], None)
+        except InvalidTag:
+            raise ProtocolViolation("a record does not authenticate") from None
+        key.bytes += size
+        self._end = 0
+        return plain
 
     def _open_direct(self, target: memoryview) -> int:
         """Open the whole records whose plaintext fits into ``target``, one after the other; returns its bytes."""

@@ -493,6 +493,8 @@ class Tunnel:
                     else:
                         self._took(size)
                         self._turn_in -= size + _TURN_COST
+                        if reader is not None and self._open_single(reader, size):
+                            return
                 if self._unopened:
                     self._open()
                 if not (reader.waiting if reader is not None else not self._delivered):
@@ -545,13 +547,32 @@ class Tunnel:
         self._heard = True
         self._bytes_received += size
 
+    def _open_single(self, reader: StreamCore, size: int) -> bool:
+        """Open what has just come if it is one short record, and say whether it was just a message for ``reader``.
+
+        So is nearly every token, and what runs between its arrival and its reader is felt. Raises
+        :class:`ProtocolViolation`.
+        """
+        plain = self._opener.open_single(size)
+        if plain is None:
+            return False
+        self._unopened = False
+        if self._mux.feed_single(reader, plain):
+            return True
+        self._unopened = self._opener.feed(self._mux, plain)
+        self._opened()
+        return not reader.waiting
+
     def _open(self) -> None:
         """Open the records that have come, up to the end of a message in its reader's own memory.
 
         Raises :class:`ProtocolViolation`.
         """
+        self._unopened = self._opener.open_into(self._mux)
+        self._opened()
+
+    def _opened(self) -> None:
         mux = self._mux
-        self._unopened = self._opener.open_into(mux)
         if mux.out.credit_due:  # at once: the sender may have none left
             self._flush()
         self._after_core()
