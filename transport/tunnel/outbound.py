@@ -109,6 +109,15 @@ class Outbound:
         self.small_bytes += len(body) + HEADER_BYTES
         return True
 
+    @staticmethod
+    def single(stream: StreamCore, body: bytes) -> bytes | None:
+        """The frame of one small message that leaves right now, ahead of no other; None: it may not."""
+        cost = len(body) + FRAME_COST
+        if stream.queue or stream.credit < cost or stream.end_queued:
+            return None
+        stream.credit -= cost
+        return HEADER.pack(stream.stream_id, MESSAGE << 24 | len(body)) + body
+
     def messages(self, stream: StreamCore, bodies: Sequence[bytes]) -> None:
         """Queue small messages, each of at most ``MAX_SMALL`` bytes, in order."""
         index = 0

@@ -65,7 +65,11 @@ class TunnelStream:
         if type(data) is bytes and len(data) <= MAX_SMALL:
             core, tunnel = self._core, self._tunnel
             await trio.lowlevel.checkpoint_if_cancelled()
-            if core.reset is not None or tunnel._closed is not None or not self._mux.out.message(core, data):
+            if core.reset is not None or tunnel._closed is not None:
+                self._check_sendable()
+            if urgent and tunnel.send_single(core, data):
+                return
+            if not self._mux.out.message(core, data):
                 await self.send_messages((data,), urgent=urgent)
             elif urgent:
                 tunnel._flush()

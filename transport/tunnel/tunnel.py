@@ -317,6 +317,27 @@ class Tunnel:
             self._filled_at = trio.current_time()
         return True
 
+    def send_single(self, core: StreamCore, body: bytes) -> bool:
+        """Send one small message at once if nothing else waits to leave: nearly every token. False: nothing was done."""
+        out = self._mux.out
+        busy = self._idle_writer is None or out.pending or self._rekey_due or self._farewell is not None
+        if busy or self._leaving or self._padded:
+            return False
+        plain = out.single(core, body)
+        if plain is None:
+            return False
+        self._unsent = wire = self._sealer.seal((plain,))
+        self._bytes_sent += len(wire)
+        self._batches += 1
+        self._timed = False
+        try:
+            self._sent(self._link.send_now(wire))
+        except OSError as error:
+            self._shut(TunnelClosed(f"the connection broke: {error}"))
+        if self._unsent is not None:
+            self._wake_writer()
+        return True
+
     def _sent(self, size: int) -> None:
         assert self._unsent is not None
         self._unsent = self._unsent[size:] if size < len(self._unsent) else None
