@@ -97,9 +97,8 @@ class RecordSealer:
         # Anonymous memory costs nothing until it is touched: a tunnel of small messages uses a few pages of it.
         self._buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
         # Where the full records of a large piece go when it comes first, or behind one run of small pieces that fits in
-        # the lead: nearly always. Cut once, for cutting them each time costs as much as a tenth of the encryption.
-        starts = range(_LEAD_BYTES, _LEAD_BYTES + BATCH_RECORDS * MAX_RECORD, MAX_RECORD)
-        self._slots = [self._buffer[start + LENGTH_BYTES : start + MAX_RECORD] for start in starts]
+        # the lead: nearly always. Cut once, at the first, for cutting them costs a tenth of the encryption.
+        self._slots: list[memoryview] = []
         self._marked = 0  # how many of them, from the first on, have their length before them
 
     @property
@@ -144,6 +143,9 @@ class RecordSealer:
         key, view = self._key, memoryview(plain)
         encrypt_into, nonce, counter, pack = key.aead.encrypt_into, key.nonce, key.counter, _NONCE_COUNTER.pack_into
         full = len(view) // MAX_RECORD_PLAIN
+        if not self._slots:
+            starts = range(_LEAD_BYTES, _LEAD_BYTES + BATCH_RECORDS * MAX_RECORD, MAX_RECORD)
+            self._slots = [self._buffer[at + LENGTH_BYTES : at + MAX_RECORD] for at in starts]
         for index in range(self._marked, full):
             mark = _LEAD_BYTES + index * MAX_RECORD
             self._buffer[mark : mark + LENGTH_BYTES] = _FULL_LENGTH
