@@ -236,19 +236,36 @@ class RoutingTable:
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
     def to_check(self, now: float, after_s: float, limit: int) -> list[Contact]:
-        """Peers to be asked whether they live: those that failed, then those not seen for ``after_s``, oldest first."""
-        entries = [e for bucket in self._buckets for e in bucket.values() if e.failures or now - e.seen_at >= after_s]
-        entries.sort(key=lambda e: (-e.failures, e.seen_at, e.contact.key))
-        return [entry.contact for entry in entries[:limit]]
+        """At most ``limit`` peers to be asked whether they live: those that failed, for half of them, and those not seen
+        for ``after_s``, oldest first.
+
+        One that is likely to live is always among them: only next to its answer does silence mean anything (when our
+        own network is down, nobody is blamed)."""
+        everybody = [entry for bucket in self._buckets for entry in bucket.values()]
+        everybody.sort(key=lambda entry: (entry.seen_at, entry.contact.key))
+        failed = [entry for entry in everybody if entry.failures][: limit // 2]
+        healthy = [entry for entry in everybody if not entry.failures]
+        silent = [entry for entry in healthy if now - entry.seen_at >= after_s]
+        chosen = [*failed, *silent[: limit - len(failed)]]
+        if failed and not silent:
+            chosen += healthy[-1:]
+        return [entry.contact for entry in chosen]
 
     def touch(self, key: int, now: float) -> None:
         """A look-up of ``key`` refreshed its bucket."""
         self._touched[min(common_bits(key, self.own_key), KEY_BITS - 1)] = now
 
     def to_refresh(self, now: float, after_s: float, deepest: int) -> list[int]:
-        """Buckets that no look-up touched for ``after_s``: those up to our nearest neighbour's and not above
-        ``deepest``, the farthest first."""
-        last = max((index for index, bucket in enumerate(self._buckets) if bucket), default=-1)
+        """Buckets that no look-up touched for ``after_s``, the farthest first, none above ``deepest``.
+
+        Nor any that is nearer than our k-th neighbour: the look-up of our own id finds all of those.
+        """
+        known, last = 0, -1
+        for index in range(len(self._buckets) - 1, -1, -1):
+            known += len(self._buckets[index])
+            if known >= self._k:
+                last = index
+                break
         due = range(min(last, deepest) + 1)
         return [index for index in due if now - self._touched.get(index, float("-inf")) >= after_s]
 

@@ -81,15 +81,11 @@ class Upkeep:
         self._save_at = now + SAVE_S
         self._due = min(self._due, now + self._jittered(self._config.upkeep_s))
         while True:
-            event = None
             with trio.CancelScope(deadline=self._due) as self._waiting:
-                try:
-                    event = await anext(events)
-                except StopAsyncIteration:
-                    await trio.sleep_forever()
-            if event is not None:
-                self._hear(event)
-            elif not self._in_round:
+                async for event in events:
+                    self._hear(event)
+                await trio.sleep_forever()
+            if not self._in_round:
                 self._in_round = True
                 self._due = trio.current_time() + self._jittered(self._config.upkeep_s)
                 nursery.start_soon(self._round)
