@@ -175,12 +175,20 @@ class Upkeep:
                 lookup = await self._queries.find_node(record.key, session)
                 await self._queries.store(lookup.holders(), _put(record), session)
 
+    def _forget_ended(self) -> None:
+        """Records of ours that have ended are renewed no more: whoever made them makes others."""
+        now = self._clock()
+        for publication in self._publications:
+            if publication.value is not None and self._records.get(publication.key, now) is None:
+                self._publications.withdraw_record(publication.key)
+
     async def _republish_own(self) -> None:
+        self._forget_ended()
         for publication in self._publications.due(trio.current_time(), REPUBLISH_PER_ROUND):
             try:
                 reached = await self._publish(publication)
             except KadError:
-                if publication.value is not None:  # it has ended, or a better one is known: whoever made it makes more
+                if publication.value is not None:  # a better one is known
                     self._publications.withdraw_record(publication.key)
                     continue
                 reached = 0  # no address at present

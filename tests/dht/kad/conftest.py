@@ -34,7 +34,9 @@ class SignedValidator:
         return b"/test/" + identity.public_key
 
     @staticmethod
-    def value(identity: Identity, seq: int, *, issued_at: float = EPOCH, ttl: int = 10**6, payload: bytes = b"") -> bytes:
+    def value(
+        identity: Identity, seq: int, *, issued_at: float = EPOCH, ttl: int = 10**6, payload: bytes = b""
+    ) -> bytes:
         body = encode([seq, int(issued_at), ttl, payload])
         return identity.sign("test/1", body) + body
 
@@ -243,7 +245,9 @@ class Network:
         self.hosts[host.peer_id] = host
         return host
 
-    async def node(self, number: int, bootstrap: Kademlia | None = None, *, ip: str | None = None, **options: Any) -> Any:
+    async def node(
+        self, number: int, bootstrap: Kademlia | None = None, *, ip: str | None = None, **options: Any
+    ) -> Any:
         """A running node; it ends with the test. ``bootstrap`` is a node to join through."""
         host = options.pop("host", None) or self.host(number, ip=ip, listening=not options.get("client_only"))
         options = {"validators": VALIDATORS, "clock": wall, "rng": random.Random(number), **options}

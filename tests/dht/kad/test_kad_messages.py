@@ -28,7 +28,10 @@ ADDRS = [f"/ip4/{n}.2.3.4/tcp/4001" for n in range(20, 30)] + ["/dns4/a.example/
 
 contacts = st.builds(contact_of, st.sampled_from(PEERS), st.lists(st.sampled_from(ADDRS), max_size=MAX_PEER_ADDRS))
 records = st.builds(
-    Record, st.binary(max_size=MAX_KEY_BYTES), st.binary(max_size=300), st.sampled_from(["", "2026-11-26T15:00:00.000Z"])
+    Record,
+    st.binary(max_size=MAX_KEY_BYTES),
+    st.binary(max_size=300),
+    st.sampled_from(["", "2026-11-26T15:00:00.000Z"]),
 )
 messages = st.builds(
     Message,
@@ -159,7 +162,9 @@ def test_a_value_over_the_limit_is_refused() -> None:
 
 
 def test_surplus_providers_are_skipped_since_others_send_all_they_have() -> None:
-    many = Message(MessageType.GET_PROVIDERS, b"k", providers=tuple(contact_of(PEERS[0], ADDRS[:1]) for _ in range(300)))
+    many = Message(
+        MessageType.GET_PROVIDERS, b"k", providers=tuple(contact_of(PEERS[0], ADDRS[:1]) for _ in range(300))
+    )
     assert len(parse_message(encode_message(many)).providers) == MAX_PROVIDER_PEERS
 
 
@@ -192,7 +197,10 @@ def test_malformed_addresses_of_a_peer_are_left_out_and_the_rest_kept() -> None:
 def test_a_contact_is_bounded_whatever_is_claimed() -> None:
     many = contact_of(PEERS[0], [f"/ip4/9.9.9.{n}/tcp/1" for n in range(50)])
     assert len(many.addrs) == MAX_PEER_ADDRS
-    long = contact(PEERS[0], [b for n in range(8) if (b := addr_to_wire(f"/dns4/{'a' * 60}.b{n}.{'c' * 60}.example/tcp/1", PEERS[0]))])
+    long = contact(
+        PEERS[0],
+        [b for n in range(8) if (b := addr_to_wire(f"/dns4/{'a' * 60}.b{n}.{'c' * 60}.example/tcp/1", PEERS[0]))],
+    )
     assert sum(map(len, long.addrs)) <= 512
     biggest = Message(MessageType.GET_PROVIDERS, bytes(128), None, (long,) * 40, (long,) * 100)
     assert len(encode_message(biggest)) <= MAX_REPLY_BYTES

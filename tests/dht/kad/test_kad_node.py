@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 import dht.kad
-from dht.kad import InvalidRecord, KadConfig, KadError, Kademlia, LookupReport, SqliteStorage, StoreRefused, key_of
+from dht.kad import InvalidRecord, KadConfig, Kademlia, KadError, LookupReport, SqliteStorage, StoreRefused, key_of
 from dht.kad.keys import peer_key
 
 LONG_AGO = float("-inf")
@@ -44,18 +44,18 @@ async def until(condition: Any, seconds: float = 300) -> None:
 
 
 async def test_a_value_is_read_by_nodes_that_do_not_hold_it(autojump_clock: MockClock, network: Any) -> None:
-    nodes = await network.nodes(50)
+    nodes = await network.nodes(36)
     key = b"/plain/\xff\x00answer"
     assert await nodes[5].put(key, b"42") == 20
     strangers = [node for node in nodes if not holds(node, key)]
-    assert 29 <= len(strangers) <= 30
+    assert 15 <= len(strangers) <= 16
     for node in strangers:
         assert await node.get(key) == b"42"
         assert await node.get(b"/plain/other") is None
 
 
 async def test_those_that_hold_a_value_are_the_nearest_of_all(autojump_clock: MockClock, network: Any) -> None:
-    nodes = await network.nodes(50)
+    nodes = await network.nodes(36)
     for number in range(5):
         key = b"/plain/%d" % number
         await nodes[number].put(key, b"x")
@@ -67,7 +67,7 @@ async def test_those_that_hold_a_value_are_the_nearest_of_all(autojump_clock: Mo
 async def test_a_newer_value_replaces_the_older_and_stale_holders_are_corrected(
     autojump_clock: MockClock, network: Any, signed: Any
 ) -> None:
-    nodes = await network.nodes(40)
+    nodes = await network.nodes(30)
     author = network.identity(7777)
     key, old, new = signed.key(author), signed.value(author, 1), signed.value(author, 2)
     await nodes[1].put(key, old, republish=False)
@@ -77,7 +77,7 @@ async def test_a_newer_value_replaces_the_older_and_stale_holders_are_corrected(
     for node in nearest(nodes, key, 4):  # as if they had been away meanwhile
         node._records.remove(key)
         node._records.put(key, old, of(nodes[1]), dht_now())
-    reader = nearest(nodes, key, 40)[-1]
+    reader = nearest(nodes, key, 30)[-1]
     assert await reader.get(key, quorum=20) == new
     await trio.sleep(5)
     assert all(node._records.get(key, dht_now()).value == new for node in nearest(nodes, key, 4))
@@ -102,8 +102,8 @@ async def test_providers_are_found_with_their_addresses(autojump_clock: MockCloc
 
 
 async def test_a_peer_is_found_by_its_id(autojump_clock: MockClock, network: Any) -> None:
-    nodes = await network.nodes(50)
-    for seeker, sought in ((nodes[5], nodes[40]), (nodes[49], nodes[7])):
+    nodes = await network.nodes(36)
+    for seeker, sought in ((nodes[5], nodes[30]), (nodes[35], nodes[7])):
         found = await seeker.find_peer(of(sought))
         assert found is not None
         assert (found.peer_id, found.addrs, found.answered) == (of(sought), tuple(sought._host.addrs), True)
@@ -153,14 +153,14 @@ async def test_a_client_finds_and_enters_nobodys_table(autojump_clock: MockClock
 async def test_values_outlive_a_third_of_the_network_and_the_dead_leave_the_tables(
     autojump_clock: MockClock, network: Any
 ) -> None:
-    nodes = await network.nodes(45)
+    nodes = await network.nodes(36)
     for number in range(10):
         await nodes[number].put(b"/plain/%d" % number, b"v%d" % number, republish=False)
-    for node in nodes[30:]:
+    for node in nodes[24:]:
         node._host.stop()
-    alive, dead = nodes[:30], {of(node) for node in nodes[30:]}
+    alive, dead = nodes[:24], {of(node) for node in nodes[24:]}
     for number in range(10):
-        assert await alive[29 - number].get(b"/plain/%d" % number) == b"v%d" % number
+        assert await alive[23 - number].get(b"/plain/%d" % number) == b"v%d" % number
     await trio.sleep(900)
     assert not any(peer.peer_id in dead for node in alive for peer in node.peers())
 
@@ -204,7 +204,9 @@ async def test_an_author_renews_its_records_and_provided_keys_until_it_withdraws
     assert await nodes[5].find_providers(key) == []
 
 
-async def test_a_record_is_gone_when_its_validator_says_so(autojump_clock: MockClock, network: Any, signed: Any) -> None:
+async def test_a_record_is_gone_when_its_validator_says_so(
+    autojump_clock: MockClock, network: Any, signed: Any
+) -> None:
     nodes = await network.nodes(8)
     author = network.identity(7777)
     await nodes[0].put(signed.key(author), signed.value(author, 1, issued_at=dht_now(), ttl=120))
@@ -212,7 +214,7 @@ async def test_a_record_is_gone_when_its_validator_says_so(autojump_clock: MockC
     await trio.sleep(240)
     assert await nodes[7].get(signed.key(author)) is None
     assert not any(node.stats().records for node in nodes)
-    assert nodes[0].stats().publications in (0, 1)  # renewed no more once it was tried
+    assert nodes[0].stats().publications == 0
     with pytest.raises(InvalidRecord, match="expired"):
         await nodes[0].put(signed.key(author), signed.value(author, 2, issued_at=dht_now() - 200, ttl=120))
 
@@ -232,13 +234,10 @@ async def test_an_outage_of_our_own_does_not_empty_the_table(autojump_clock: Moc
 
 
 async def test_a_restarted_node_needs_no_bootstrap(autojump_clock: MockClock, network: Any) -> None:
-    class Kept:
-        """Storage in memory: a real file would need a thread, which a mock clock does not wait for."""
-
     nodes = await network.nodes(20)
     host = network.host(500)
     node = Kademlia(host, "test", validators={}, clock=dht_now, rng=random.Random(1))
-    node._saved = tuple(peer._table.get(of(nodes[2])) for peer in nodes[3:4])
+    node._saved = (nodes[3]._table.get(of(nodes[2])),)  # a file would need a thread, which a mock clock does not await
     async with node:
         await until(lambda: node.stats().peers >= 15)
 
@@ -277,10 +276,10 @@ async def test_look_ups_are_reported(autojump_clock: MockClock, network: Any) ->
     (report,) = reports
     assert (report.kind.name, report.found) == ("GET_VALUE", True)
     assert 1 <= report.hops <= 3
-    assert 3 <= report.requests <= 12
+    assert 5 <= report.requests <= 14
     assert report.took_s > 0
     assert node.stats().lookups >= 2
-    assert sum(other.stats().served["GET_VALUE"] for other in nodes) >= 3
+    assert sum(other.stats().served["GET_VALUE"] for other in nodes) >= 5
 
 
 async def test_one_seed_gives_one_run(autojump_clock: MockClock, network: Any) -> None:

@@ -202,7 +202,9 @@ class TableMachine(RuleBasedStateMachine):
         self.table = RoutingTable(OWN, k=4)
         self.now = 0.0
 
-    @rule(number=st.integers(0, 60), ip=st.sampled_from(["9.9.9.1", "9.9.8.1", "8.8.8.8", "10.0.0.1"]), own=st.booleans())
+    @rule(
+        number=st.integers(0, 60), ip=st.sampled_from(["9.9.9.1", "9.9.8.1", "8.8.8.8", "10.0.0.1"]), own=st.booleans()
+    )
     def answered(self, number: int, ip: str, own: bool) -> None:
         self.now += 1
         self.table.answered(peer(number, ip), self.now, own_word=own)

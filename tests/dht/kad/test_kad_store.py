@@ -84,7 +84,8 @@ def test_a_key_has_a_namespace_and_any_bytes_behind_it(key: bytes, namespace: st
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [(b"/u/x", b""), (b"x", b""), (b"/t/" + bytes(200), b""), (b"/t/x", bytes(9000)), (b"/t/x", b"bad")]
+    ("key", "value"),
+    [(b"/u/x", b""), (b"x", b""), (b"/t/" + bytes(200), b""), (b"/t/x", bytes(9000)), (b"/t/x", b"bad")],
 )
 def test_what_no_validator_vouches_for_is_refused(key: bytes, value: bytes) -> None:
     with pytest.raises(InvalidRecord):
@@ -316,6 +317,7 @@ def test_a_path_full_of_invented_providers_gets_its_share_and_no_more() -> None:
     found.add(0, [peer(number) for number in range(100, 200)])
     assert not found.enough
     found.add(1, [peer(1), peer(2), contact_of(IDS[3], [])])
+    assert not found.enough
     found.add(2, [peer(2, ip="7.7.7.7"), peer(4)])
     assert found.enough
     result = found.result()
