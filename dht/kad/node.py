@@ -243,7 +243,10 @@ class Kademlia:
     # --- peers --------------------------------------------------------------------------------------------------------
 
     async def find_peer(self, peer: PeerId) -> FoundPeer | None:
-        """Where a peer can be reached. Raises ``ValueError`` for what is no Ed25519 peer id."""
+        """Where a peer can be reached; None if nobody knows, as for a peer that is a client only. Raises ``ValueError``
+        for what is no Ed25519 peer id."""
+        if peer == self._host.peer_id:
+            return _found(self._own_contact())
         if (known := self._table.get(peer)) is not None:
             return _found(known)
         told: list[Contact] = []
