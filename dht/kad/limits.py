@@ -87,8 +87,8 @@ LOOKUP_PER_NARROW, LOOKUP_PER_WIDE = 2, 5
 """The same for the k closest that a lookup believes in: a flood of ids from one network gets a tenth of them."""
 
 CHECK_AFTER_S = 900.0
-"""A peer not heard for this long is asked whether it lives: seven requests a minute for a table of a hundred that nobody
-uses. Those that a look-up meets are found out at once."""
+"""A peer not heard for this long is asked whether it lives: seven requests a minute for an unused table of a hundred.
+Those that a look-up meets are found out at once."""
 
 CHECKS_PER_ROUND = 8
 """Peers asked in one round of upkeep."""
