@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -88,6 +88,10 @@ class Gossip:
         """End the thread that upstream starts for each cache of seen messages and leaves running
         (tools/timed_cache/base_timed_cache.py:25)."""
         self._pubsub.seen_messages._stop_event.set()
+
+    def mesh(self) -> Collection[PeerId]:
+        """The neighbours in some topic's mesh: at most D_hi a topic."""
+        return {PeerId(str(peer)) for peers in self._router.mesh.values() for peer in peers}
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Sign ``data`` and give it to the mesh. Raises :class:`HostError` when it is too long."""

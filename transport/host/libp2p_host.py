@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 from libp2p.host.basic_host import BasicHost
-from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
+from libp2p.peer.peerstore import PeerStoreError as NotInPeerStore
 from libp2p.rcmgr import Direction
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from transport.host import hardening
 from transport.host.addresses import expand_wildcard, explain, parse_addr, split_peer
 from transport.host.background import background
 from transport.host.bootstrap import keep_connected
+from transport.host.connections import ConnectionLimits
 from transport.host.gossip import Gossip
 from transport.host.interface import (
     DialError,
@@ -43,29 +41,41 @@ from transport.host.limits import (
     DROPPED_PEER_S,
     EVENT_QUEUE,
     MAX_ADVERTISED_ADDRS,
-    MAX_CONNECTIONS,
-    MAX_CONNECTIONS_PER_PEER,
     MAX_DIAL_ADDRS,
     MAX_DROPPED_PEERS,
     NEGOTIATE_S,
+    REJOIN_PEERS,
+    REJOIN_TRIES,
 )
+from transport.host.manager import ConnectionManager
+from transport.host.peerbook import PeerBook
+from transport.host.peerstore import PeerStore, PeerStoreError
 from transport.host.queues import NewsQueue
+from transport.host.rejoin import keep_company, keep_saving
 from transport.host.streams import Libp2pStream
+from transport.host.swarm import ConnectionNotifee, addr_of, new_swarm, peer_of
 from transport.host.tcp import AddressError, TcpTransport
 from transport.identity import Identity, PeerId
 
 _STAGGER_S = 0.25  # head start of each address over the next one (RFC 8305 §5)
-_ADDR_TTL_S = 3600
 
 
 class Libp2pHost:
     """A :class:`transport.host.interface.Host` on real sockets. Make one with :meth:`open`."""
 
     def __init__(
-        self, identity: Identity, nursery: trio.Nursery, psk: bytes | None, announce: Sequence[str], rng: random.Random
+        self,
+        identity: Identity,
+        nursery: trio.Nursery,
+        psk: bytes | None,
+        announce: Sequence[str],
+        rng: random.Random,
+        limits: ConnectionLimits,
+        clock: Callable[[], float],
     ) -> None:
         hardening.quiet_libp2p()
-        hardening.enforce_receive_window()
+        hardening.mend_flow_control()
+        hardening.bound_identify()
         hardening.widen_gossip_queues()
         hardening.skip_sender_records()
         keys = hardening.libp2p_keys(identity.seed)
@@ -75,15 +85,17 @@ class Libp2pHost:
         self._announce = [str(parse_addr(addr)) for addr in announce]
         self._listening: list[Multiaddr] = []
         self._transport = TcpTransport(nursery, psk)
-        self._swarm = _new_swarm(keys, self._transport)
+        self._swarm = new_swarm(keys, self._transport, limits.total)
         self._host = BasicHost(
             self._swarm, disable_identify_address_discovery=True, addrs_factory=lambda _: self._advertised()
         )
-        hardening.guard_streams(self._swarm)
-        hardening.forbid_hidden_dials(self._swarm)
-        hardening.identify_in(self._host, nursery)
+        hardening.guard_streams(self._swarm)  # after BasicHost, which sets the handler that this one guards
+        self._clock = clock
+        self._book = PeerBook()
+        hardening.identify_in(self._host, nursery, self._on_identified)
         self._gossip = Gossip(self._host, self._offend)
-        self._swarm.register_notifee(_Notifee(self))
+        self._manager = ConnectionManager(limits, self._gossip.mesh, nursery.start_soon)
+        self._swarm.register_notifee(ConnectionNotifee(self._on_connected, self._on_disconnected))
         self._budget = hardening.HalfOpenBudget()
         self._followers: set[NewsQueue[HostEvent]] = set()
         self._up: dict[PeerId, str] = {}
@@ -100,26 +112,42 @@ class Libp2pHost:
         bootstrap: Sequence[str] = (),
         psk: bytes | None = None,
         announce: Sequence[str] = (),
+        peerstore: Path | None = None,
+        limits: ConnectionLimits | None = None,
         rng: random.Random | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[Libp2pHost]:
         """Run a host for the length of the block.
 
         ``listen`` and ``announce`` are multiaddrs such as ``/ip4/0.0.0.0/tcp/4001`` (port 0: any free one); announced
         addresses replace the listened ones in :attr:`addrs`. ``bootstrap`` are multiaddrs that end in ``/p2p/ID``, each
         kept connected with exponential back-off and reported in :meth:`events`; an unreachable one is no error. ``psk``
-        is a private network's 32-byte key. Raises :class:`HostError` for a malformed or busy address.
+        is a private network's 32-byte key. ``peerstore`` is the file in which the host remembers where it reached its
+        peers: with it, a host that has few peers dials those it remembers and needs no bootstrap peer. One file a
+        network and process. ``clock`` gives Unix seconds. Raises :class:`HostError` for a malformed or busy address and
+        a peer store that can be neither read nor replaced.
         """
         targets = [(peer, addr) for addr in bootstrap for peer in (split_peer(addr)[0],) if peer != identity.peer_id]
-        async with background() as nursery:
-            host = cls(identity, nursery, psk, announce, rng or random.Random())  # noqa: S311  # jitter, no secret
+        rng = rng or random.Random()  # noqa: S311  # jitter, no secret
+        async with _opened(peerstore) as store, background() as nursery:
+            host = cls(identity, nursery, psk, announce, rng, limits or ConnectionLimits(), clock)
+            if store is not None:
+                store.load(host._book, clock())
             await host._start(listen)
             for peer, addr in targets:
+                host._manager.protect(peer, "bootstrap")
                 nursery.start_soon(host._keep_bootstrap, peer, addr)
+            if store is not None:
+                nursery.start_soon(keep_saving, host._book, store)
+                nursery.start_soon(keep_company, host._lonely, host._acquaintances, host._try, rng)
             try:
                 yield host
             finally:
                 with trio.CancelScope(shield=True), trio.move_on_after(2 * CLOSE_S):
                     await host._stop()
+                if store is not None:
+                    with suppress(PeerStoreError):  # a full disk costs the last news only
+                        store.save(host._book.take_changes())
 
     async def _start(self, listen: Iterable[str]) -> None:
         manager = hardening.ContainedManager(self._swarm)
@@ -146,7 +174,7 @@ class Libp2pHost:
             await listener.close()
         async with trio.open_nursery() as nursery:
             for connection in self._connections():
-                nursery.start_soon(connection.close)
+                nursery.start_soon(hardening.close_connection, connection)
 
     # --- who and where ----------------------------------------------------------------------------------------------
 
@@ -170,9 +198,9 @@ class Libp2pHost:
         """Who is connected now, one entry a peer."""
         found: dict[PeerId, PeerInfo] = {}
         for connection in self._connections():
-            peer = PeerId(str(connection.muxed_conn.peer_id))
+            peer = peer_of(connection)
             inbound = connection.direction == Direction.INBOUND
-            found.setdefault(peer, PeerInfo(peer, _addr_of(connection), inbound, relayed=False))
+            found.setdefault(peer, PeerInfo(peer, addr_of(connection), inbound, relayed=False))
         return list(found.values())
 
     def _connections(self) -> list[Any]:
@@ -212,7 +240,8 @@ class Libp2pHost:
 
     async def _race(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
         """Dial the addresses one after another with a short head start each; the first connection wins."""
-        known = [] if (target := ID.from_string(peer)) not in self._swarm.peerstore.peer_ids() else self._known(target)
+        target = ID.from_string(peer)
+        known = [Multiaddr(addr) for addr in self._book.addrs(peer)]
         candidates = list(dict.fromkeys([*addrs, *known]))[:MAX_DIAL_ADDRS]
         if not candidates:
             raise DialError(f"no address of {peer} is known")
@@ -225,10 +254,11 @@ class Libp2pHost:
                     connection = await hardening.dial(self._swarm, addr, target)
             except Exception as error:
                 failures.append(f"{addr}: {explain(error)}")
+                self._book.failed(peer, str(addr), self._clock())
                 failed.set()
                 return
             winner.append(connection)
-            self._swarm.peerstore.add_addrs(target, [addr], _ADDR_TTL_S)
+            self._book.confirmed(peer, str(addr), self._clock())
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -241,9 +271,6 @@ class Libp2pHost:
             raise DialError(f"cannot reach {peer} ({'; '.join(failures)})")
         return winner[0]
 
-    def _known(self, peer: ID) -> list[Multiaddr]:
-        return [addr for addr in self._swarm.peerstore.addrs(peer) if self._transport.can_dial(addr)]
-
     async def _keep_bootstrap(self, peer: PeerId, addr: str) -> None:
         await keep_connected(
             partial(self.connect, addr),
@@ -251,6 +278,26 @@ class Libp2pHost:
             lambda reason: self._tell(HostEvent(EventKind.UNREACHABLE, peer, addr, reason)),
             self._rng,
         )
+
+    def _lonely(self) -> bool:
+        return len(self._up) < REJOIN_PEERS
+
+    def _acquaintances(self) -> list[PeerId]:
+        known = self._book.candidates(self._clock())
+        return [peer for peer in known if peer not in self._up and peer != self._peer_id][:REJOIN_TRIES]
+
+    async def _try(self, peer: PeerId) -> None:
+        with suppress(DialError):
+            await self._ensure_connected(peer, ())
+
+    def protect(self, peer: PeerId, tag: str) -> bool:
+        """Keep the connections of ``peer`` when the host is full, until :meth:`unprotect` was called for each tag it
+        has. False, and nothing done, when 96 peers or half of all connections are protected already."""
+        return self._manager.protect(peer, tag)
+
+    def unprotect(self, peer: PeerId, tag: str) -> None:
+        """Take back what :meth:`protect` gave. Idempotent."""
+        self._manager.unprotect(peer, tag)
 
     # --- streams ----------------------------------------------------------------------------------------------------
 
@@ -267,7 +314,8 @@ class Libp2pHost:
             raw = await hardening.open_muxed_stream(connection)
         except Exception as error:
             raise StreamError(f"cannot open a stream to {peer}: {explain(error)}") from error
-        stream = Libp2pStream(raw, peer, self._nursery.start_soon)
+        self._manager.used(connection)
+        stream = Libp2pStream(raw, peer, self._nursery.start_soon, partial(self._ended, raw))
         try:
             with trio.fail_after(NEGOTIATE_S):
                 await stream.negotiate(protocol)
@@ -279,13 +327,20 @@ class Libp2pHost:
             raise
         return stream
 
+    def _ended(self, raw: Any) -> None:
+        hardening.forget(raw.muxed_stream)
+        raw.swarm_conn.remove_stream(raw)
+        self._manager.used(raw.swarm_conn)
+
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Serve ``protocol``; at most one handler each."""
         if protocol in self._host.get_mux().handlers:
             raise ValueError(f"{protocol} has a handler already")
 
         async def serve(raw: Any) -> None:
-            stream = Libp2pStream(raw, PeerId(str(raw.muxed_conn.peer_id)), self._nursery.start_soon)
+            self._manager.used(raw.swarm_conn)
+            peer = PeerId(str(raw.muxed_conn.peer_id))
+            stream = Libp2pStream(raw, peer, self._nursery.start_soon, partial(self._ended, raw))
             try:
                 await handler(stream)
             except StreamError:
@@ -342,72 +397,47 @@ class Libp2pHost:
         self._nursery.start_soon(self.drop, peer, reason)
 
     async def _disconnect(self, peer: PeerId) -> None:
-        for connection in list(self._swarm.connections.get(ID.from_string(peer), ())):
-            with trio.move_on_after(2 * CLOSE_S):
-                await connection.close()
+        async with trio.open_nursery() as nursery:
+            for connection in list(self._swarm.connections.get(ID.from_string(peer), ())):
+                nursery.start_soon(hardening.close_connection, connection)
 
     def _on_connected(self, connection: Any) -> None:
-        peer = PeerId(str(connection.muxed_conn.peer_id))
+        peer = peer_of(connection)
         if trio.current_time() < self._refused_until.get(peer, 0.0):
-            self._nursery.start_soon(self._disconnect, peer)
+            self._nursery.start_soon(hardening.close_connection, connection)
+            return
+        if not self._manager.opened(connection):
             return
         self._host._schedule_identify(connection.muxed_conn.peer_id, reason="connected")
         if peer not in self._up:
-            self._up[peer] = _addr_of(connection)
+            self._up[peer] = addr_of(connection)
             self._tell(HostEvent(EventKind.CONNECTED, peer, self._up[peer]))
 
+    def _on_identified(self, peer: ID) -> None:
+        with suppress(NotInPeerStore):
+            claims = [str(addr) for addr in self._swarm.peerstore.addrs(peer) if self._transport.can_dial(addr)]
+            self._book.claimed(PeerId(str(peer)), claims, self._clock())
+
     def _on_disconnected(self, connection: Any) -> None:
-        peer = PeerId(str(connection.muxed_conn.peer_id))
-        if self._connection(peer) is None and peer in self._up:
+        peer = peer_of(connection)
+        self._manager.closed(connection)
+        if self._connection(peer) is not None:
+            return
+        with suppress(NotInPeerStore):  # upstream's own store keeps something of everybody who ever came
+            self._swarm.peerstore.clear_peerdata(connection.muxed_conn.peer_id)
+        if peer in self._up:
             self._gossip.forget(peer)
             self._host._identified_peers.pop(connection.muxed_conn.peer_id, None)
             self._tell(HostEvent(EventKind.DISCONNECTED, peer, self._up.pop(peer)))
 
 
-class _Notifee:
-    """What the swarm calls when connections come and go."""
-
-    def __init__(self, host: Libp2pHost) -> None:
-        self._host = host
-
-    async def connected(self, _network: Any, connection: Any) -> None:
-        self._host._on_connected(connection)
-
-    async def disconnected(self, _network: Any, connection: Any) -> None:
-        self._host._on_disconnected(connection)
-
-    async def opened_stream(self, _network: Any, _stream: Any) -> None:
-        pass
-
-    async def closed_stream(self, _network: Any, _stream: Any) -> None:
-        pass
-
-    async def listen(self, _network: Any, _addr: Any) -> None:
-        pass
-
-    async def listen_close(self, _network: Any, _addr: Any) -> None:
-        pass
-
-
-def _addr_of(connection: Any) -> str:
-    peer = connection.muxed_conn.peer_id
-    addrs = connection.get_transport_addresses()
-    return f"{addrs[0]}/p2p/{peer}" if addrs else f"/p2p/{peer}"
-
-
-def _new_swarm(keys: Any, transport: TcpTransport) -> Swarm:
-    peer = ID.from_pubkey(keys.public_key)
-    peerstore = PeerStore()
-    peerstore.add_key_pair(peer, keys)
-    upgrader = TransportUpgrader(hardening.noise_only(keys), {YAMUX_ID: Yamux}, int(NEGOTIATE_S))
-    config = ConnectionConfig(
-        max_connections=MAX_CONNECTIONS,
-        max_connections_per_peer=MAX_CONNECTIONS_PER_PEER,
-        # No watermarks: upstream would dial whatever the peer store holds to reach them.
-        min_connections=0,
-        low_watermark=0,
-        high_watermark=MAX_CONNECTIONS,
-        inbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
-        outbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
-    )
-    return Swarm(peer, peerstore, upgrader, [transport], RetryConfig(max_retries=0), config)
+@asynccontextmanager
+async def _opened(path: Path | None) -> AsyncIterator[PeerStore | None]:
+    if path is None:
+        yield None
+        return
+    store = await trio.to_thread.run_sync(PeerStore, path)
+    try:
+        yield store
+    finally:
+        store.close()

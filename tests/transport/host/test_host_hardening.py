@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from hypothesis import given
+from hypothesis import strategies as st
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
@@ -358,23 +360,40 @@ async def test_p11_silent_connections_from_one_address_are_bounded(new_host: Any
             for _ in range(MAX_HALF_OPEN_PER_ADDRESS * 4):
                 stream = await trio.open_tcp_stream("127.0.0.1", port_of(server))
                 silent.append(await stack.enter_async_context(stream))
-            await until(lambda: sum(server._budget._by_address.values()) >= MAX_HALF_OPEN_PER_ADDRESS)
-            assert server._budget._by_address == {"127.0.0.1": MAX_HALF_OPEN_PER_ADDRESS}
+            await until(lambda: server._budget.counts().get("127.0.0.1", 0) >= MAX_HALF_OPEN_PER_ADDRESS)
+            assert server._budget.counts() == {"127.0.0.1": MAX_HALF_OPEN_PER_ADDRESS}
             await assert_serves(server, honest)
-        await until(lambda: not server._budget._by_address)
-        async with new_host(listen=[]) as newcomer:
-            await assert_serves(server, newcomer)
+            async with new_host(listen=[]) as newcomer:  # from the flooder's own address
+                await assert_serves(server, newcomer)
+        await until(lambda: not server._budget.counts())
 
 
-def test_p11_the_budget_leaves_room_for_other_addresses() -> None:
+def test_p11_a_newcomer_displaces_the_oldest_of_its_own_address_then_of_the_most_crowded() -> None:
     budget = hardening.HalfOpenBudget(total=5, per_address=2)
-    assert [budget.admit("a") for _ in range(4)] == [True, True, False, False]
-    assert budget.admit("b")
-    assert budget.admit("c")
-    assert budget.admit("d")
-    assert not budget.admit("e")
-    budget.release("a")
-    assert budget.admit("e")
+    assert [budget.enter("a") for _ in range(3)] == [(1, None), (2, None), (3, 1)]
+    assert [budget.enter(address) for address in "bcd"] == [(4, None), (5, None), (6, None)]
+    assert budget.enter("e") == (7, 2)
+    budget.leave(3)
+    budget.leave(3)
+    assert budget.enter("f") == (8, None)
+    assert budget.enter("g") == (9, 4)  # nobody is crowded: the oldest
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefg"), st.booleans()), max_size=80), st.integers(1, 6), st.integers(1, 4)
+)
+def test_p11_the_budget_holds_whatever_comes_and_the_newest_is_in(
+    arrivals: list[tuple[str, bool]], total: int, per_address: int
+) -> None:
+    budget = hardening.HalfOpenBudget(total, per_address)
+    for address, stays in arrivals:
+        ticket, victim = budget.enter(address)
+        assert ticket != victim
+        assert budget.counts()[address] >= 1
+        assert sum(budget.counts().values()) <= total
+        assert max(budget.counts().values()) <= per_address
+        if not stays:
+            budget.leave(ticket)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", MULTISTREAM, b"\xff" * 4096])
