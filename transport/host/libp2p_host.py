@@ -22,6 +22,7 @@ from transport.host.addresses import expand_wildcard, explain, parse_addr, split
 from transport.host.background import background
 from transport.host.bootstrap import keep_connected
 from transport.host.connections import ConnectionLimits
+from transport.host.dialler import Dialler
 from transport.host.gossip import Gossip
 from transport.host.interface import (
     DialError,
@@ -37,12 +38,8 @@ from transport.host.interface import (
 )
 from transport.host.limits import (
     CLOSE_S,
-    DIAL_S,
-    DROPPED_PEER_S,
     EVENT_QUEUE,
     MAX_ADVERTISED_ADDRS,
-    MAX_DIAL_ADDRS,
-    MAX_DROPPED_PEERS,
     NEGOTIATE_S,
     REJOIN_PEERS,
     REJOIN_TRIES,
@@ -56,8 +53,6 @@ from transport.host.streams import Libp2pStream
 from transport.host.swarm import ConnectionNotifee, addr_of, new_swarm, peer_of
 from transport.host.tcp import AddressError, TcpTransport
 from transport.identity import Identity, PeerId
-
-_STAGGER_S = 0.25  # head start of each address over the next one (RFC 8305 §5)
 
 
 class Libp2pHost:
@@ -92,6 +87,7 @@ class Libp2pHost:
         hardening.guard_streams(self._swarm)  # after BasicHost, which sets the handler that this one guards
         self._clock = clock
         self._book = PeerBook()
+        self._dialler = Dialler(self._swarm, self._peer_id, self._book, clock)
         hardening.identify_in(self._host, nursery, self._on_identified)
         self._gossip = Gossip(self._host, self._offend)
         self._manager = ConnectionManager(limits, self._gossip.mesh, nursery.start_soon)
@@ -99,8 +95,6 @@ class Libp2pHost:
         self._budget = hardening.HalfOpenBudget()
         self._followers: set[NewsQueue[HostEvent]] = set()
         self._up: dict[PeerId, str] = {}
-        self._dialling: dict[PeerId, trio.Event] = {}
-        self._refused_until: dict[PeerId, float] = {}
 
     @classmethod
     @asynccontextmanager
@@ -207,69 +201,15 @@ class Libp2pHost:
         return [c for conns in list(self._swarm.connections.values()) for c in conns if not c.is_closed]
 
     def _connection(self, peer: PeerId) -> Any | None:
-        for connection in self._swarm.connections.get(ID.from_string(peer), ()):
-            if not connection.is_closed:
-                return connection
-        return None
+        return self._dialler.connection(peer)
 
     # --- dialling ---------------------------------------------------------------------------------------------------
 
     async def connect(self, addr: str) -> PeerId:
         """Dial a multiaddr that ends in ``/p2p/<peer id>``; at once if connected. Raises :class:`DialError`."""
         peer, plain = split_peer(addr)
-        await self._ensure_connected(peer, [plain])
+        await self._dialler.ensure(peer, [plain])
         return peer
-
-    async def _ensure_connected(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
-        if peer == self._peer_id:
-            raise DialError("that is this node's own peer id")
-        while True:
-            if trio.current_time() < self._refused_until.get(peer, 0.0):
-                raise DialError(f"{peer} broke a protocol a moment ago and is refused for up to {DROPPED_PEER_S:.0f} s")
-            if (connection := self._connection(peer)) is not None:
-                return connection
-            if (other := self._dialling.get(peer)) is None:
-                break
-            await other.wait()
-        done = self._dialling[peer] = trio.Event()
-        try:
-            return await self._race(peer, addrs)
-        finally:
-            del self._dialling[peer]
-            done.set()
-
-    async def _race(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
-        """Dial the addresses one after another with a short head start each; the first connection wins."""
-        target = ID.from_string(peer)
-        known = [Multiaddr(addr) for addr in self._book.addrs(peer)]
-        candidates = list(dict.fromkeys([*addrs, *known]))[:MAX_DIAL_ADDRS]
-        if not candidates:
-            raise DialError(f"no address of {peer} is known")
-        failures: list[str] = []
-        winner: list[Any] = []
-
-        async def attempt(addr: Multiaddr, failed: trio.Event) -> None:
-            try:
-                with trio.fail_after(DIAL_S):
-                    connection = await hardening.dial(self._swarm, addr, target)
-            except Exception as error:
-                failures.append(f"{addr}: {explain(error)}")
-                self._book.failed(peer, str(addr), self._clock())
-                failed.set()
-                return
-            winner.append(connection)
-            self._book.confirmed(peer, str(addr), self._clock())
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for addr in candidates:
-                failed = trio.Event()
-                nursery.start_soon(attempt, addr, failed)
-                with trio.move_on_after(_STAGGER_S):
-                    await failed.wait()
-        if not winner:
-            raise DialError(f"cannot reach {peer} ({'; '.join(failures)})")
-        return winner[0]
 
     async def _keep_bootstrap(self, peer: PeerId, addr: str) -> None:
         await keep_connected(
@@ -288,7 +228,7 @@ class Libp2pHost:
 
     async def _try(self, peer: PeerId) -> None:
         with suppress(DialError):
-            await self._ensure_connected(peer, ())
+            await self._dialler.ensure(peer, ())
 
     def protect(self, peer: PeerId, tag: str) -> bool:
         """Keep the connections of ``peer`` when the host is full, until :meth:`unprotect` was called for each tag it
@@ -309,7 +249,7 @@ class Libp2pHost:
                 hints.append(parse_addr(addr))
             except HostError:
                 continue  # hints come from other people's records
-        connection = await self._ensure_connected(peer, hints)
+        connection = await self._dialler.ensure(peer, hints)
         try:
             raw = await hardening.open_muxed_stream(connection)
         except Exception as error:
@@ -386,9 +326,7 @@ class Libp2pHost:
 
     async def drop(self, peer: PeerId, reason: str) -> None:
         """Disconnect a peer that broke a protocol and refuse it for :data:`DROPPED_PEER_S`."""
-        while len(self._refused_until) >= MAX_DROPPED_PEERS:
-            del self._refused_until[next(iter(self._refused_until))]
-        self._refused_until[peer] = trio.current_time() + DROPPED_PEER_S
+        self._dialler.refuse(peer)
         self._tell(HostEvent(EventKind.DROPPED, peer, self._up.get(peer, ""), reason))
         self._nursery.start_soon(self._disconnect, peer)
         await trio.lowlevel.checkpoint()
@@ -403,7 +341,7 @@ class Libp2pHost:
 
     def _on_connected(self, connection: Any) -> None:
         peer = peer_of(connection)
-        if trio.current_time() < self._refused_until.get(peer, 0.0):
+        if self._dialler.refuses(peer):
             self._nursery.start_soon(hardening.close_connection, connection)
             return
         if not self._manager.opened(connection):

@@ -218,7 +218,7 @@ async def test_p3_bytes_of_a_cancelled_write_leave_whole() -> None:
 
 async def test_p4_a_dial_ends_when_it_succeeds(new_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("libp2p.network.swarm._HAPPY_EYEBALLS_DELAY", 60.0)
-    monkeypatch.setattr("transport.host.libp2p_host._STAGGER_S", 60.0)
+    monkeypatch.setattr("transport.host.dialler._STAGGER_S", 60.0)
     async with new_host() as server, new_host(listen=[]) as client:
         with trio.fail_after(5):
             await client.connect(server.addrs[0])
@@ -337,7 +337,7 @@ async def test_p9_plaintext_is_not_spoken(new_host: Any) -> None:
 async def test_p10_a_private_network_is_closed_to_strangers_and_open_to_members(
     new_host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transport.host.libp2p_host.DIAL_S", 1.0)
+    monkeypatch.setattr("transport.host.dialler.DIAL_S", 1.0)
     key, other = b"k" * 32, b"o" * 32
     async with new_host(psk=key) as server:
         server.set_handler(ECHO, echo)

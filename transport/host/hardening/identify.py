@@ -60,7 +60,7 @@ def listen_addrs(message: Any) -> list[Multiaddr]:
     for raw in list(message.listen_addrs)[: 4 * MAX_DIAL_ADDRS]:
         if len(found) < MAX_DIAL_ADDRS and len(raw) <= MAX_ADDR_BYTES:
             try:
-                found.append(Multiaddr(raw))
+                found.append(Multiaddr(str(Multiaddr(raw))))  # from bytes alone it would not be parsed yet
             except Exception as error:
                 log.debug("an address in identify does not parse: %r", error)
     return found
