@@ -61,12 +61,12 @@ class PeerBook:
 
     def confirmed(self, peer: PeerId, addr: str, now: float) -> None:
         """``peer`` was reached at ``addr``."""
-        others = [known for known in self._peers.get(peer, ()) if known.addr != addr]
+        others = [known for known in self._peers.get(peer, ()) if known.addr != addr and known.alive(now)]
         self._keep(peer, [KnownAddr(addr, now, now), *others])
 
     def claimed(self, peer: PeerId, addrs: Sequence[str], now: float) -> None:
         """``peer`` says that it listens there; this replaces its earlier claims."""
-        known = [entry for entry in self._peers.get(peer, ()) if entry.confirmed_at]
+        known = [entry for entry in self._peers.get(peer, ()) if entry.confirmed_at and entry.alive(now)]
         there = {entry.addr for entry in known}
         new = [a for a in dict.fromkeys(addrs) if a not in there and len(a.encode()) <= MAX_ADDR_BYTES]
         if known or (new and self._room_for_claims(peer, new[0])):

@@ -44,7 +44,7 @@ class PeerStore:
                 raise PeerStoreError(f"the peer store {path} cannot be opened: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=0.1)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")  # a lost tail is re-learned; a torn page cannot happen under WAL
