@@ -71,8 +71,8 @@ const commands = {
     return { peer: node.peerId.toString(), addrs: node.getMultiaddrs().map(String) }
   },
 
-  async dial ({ addr }) {
-    const connection = await node.dial(multiaddr(addr), { signal: AbortSignal.timeout(8000) })
+  async dial ({ addr, ms = 8000 }) {
+    const connection = await node.dial(multiaddr(addr), { signal: AbortSignal.timeout(ms) })
     return { peer: connection.remotePeer.toString() }
   },
 

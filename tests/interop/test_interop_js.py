@@ -133,7 +133,7 @@ async def test_a_wrong_or_missing_swarm_key_is_refused_both_ways(
         with pytest.raises(DialError):
             await ours.connect(peer.addrs[0])
         with pytest.raises(AssertionError):
-            await peer.ask("dial", addr=ours.addrs[0])
+            await peer.ask("dial", addr=ours.addrs[0], ms=1000)
         assert not ours.peers()
 
 
