@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 import psutil
@@ -11,6 +13,7 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from multiaddr import Multiaddr
 
 from transport.host.interface import DialError, HostError
+from transport.host.limits import MAX_ADVERTISED_ADDRS
 from transport.host.tcp import host_and_port
 from transport.identity import PeerId, public_key_of
 
@@ -58,6 +61,27 @@ def expand_wildcard(addr: Multiaddr) -> list[Multiaddr]:
     outside = [address for address in found if not ip_address(address).is_loopback]
     best_first = sorted(outside or found, key=lambda address: (not ip_address(address).is_global, address))
     return [Multiaddr(f"/{_FAMILY_NAMES[family]}/{address}/tcp/{port}") for address in best_first]
+
+
+def best_first(addrs: Iterable[Multiaddr]) -> list[Multiaddr]:
+    """The few addresses that we advertise: public ones before others, else in the order given."""
+
+    def private(addr: Multiaddr) -> bool:
+        host, _ = host_and_port(addr)
+        try:
+            return not ip_address(host).is_global
+        except ValueError:
+            return False  # a name, which somebody chose to give
+
+    return sorted(dict.fromkeys(addrs), key=private)[:MAX_ADVERTISED_ADDRS]
+
+
+def lacks_family(addr: Multiaddr, error: Exception) -> bool:
+    """Whether a wildcard could not be bound because the machine has no addresses of its family."""
+    host, _ = host_and_port(addr)
+    return (
+        host in _WILDCARDS and isinstance(error, OSError) and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    )
 
 
 def explain(error: BaseException) -> str:

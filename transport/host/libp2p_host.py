@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from libp2p.rcmgr import Direction
 from multiaddr import Multiaddr
 
 from transport.host import hardening
-from transport.host.addresses import expand_wildcard, explain, parse_addr, split_peer
+from transport.host.addresses import best_first, expand_wildcard, explain, lacks_family, parse_addr, split_peer
 from transport.host.background import background
 from transport.host.bootstrap import keep_connected
 from transport.host.connections import ConnectionLimits
@@ -39,7 +39,6 @@ from transport.host.interface import (
 from transport.host.limits import (
     CLOSE_S,
     EVENT_QUEUE,
-    MAX_ADVERTISED_ADDRS,
     NEGOTIATE_S,
     REJOIN_PEERS,
     REJOIN_TRIES,
@@ -113,7 +112,8 @@ class Libp2pHost:
     ) -> AsyncIterator[Libp2pHost]:
         """Run a host for the length of the block.
 
-        ``listen`` and ``announce`` are multiaddrs such as ``/ip4/0.0.0.0/tcp/4001`` (port 0: any free one); announced
+        ``listen`` and ``announce`` are multiaddrs such as ``/ip4/0.0.0.0/tcp/4001`` or ``/ip6/::/tcp/4001`` (port 0:
+        any free one; a wildcard of a family that the machine lacks is skipped if it is not the only one); announced
         addresses replace the listened ones in :attr:`addrs`. ``bootstrap`` are multiaddrs that end in ``/p2p/ID``, each
         kept connected with exponential back-off and reported in :meth:`events`; an unreachable one is no error. ``psk``
         is a private network's 32-byte key. ``peerstore`` is the file in which the host remembers where it reached its
@@ -143,7 +143,7 @@ class Libp2pHost:
                     with suppress(PeerStoreError):  # a full disk costs the last news only
                         store.save(host._book.take_changes())
 
-    async def _start(self, listen: Iterable[str]) -> None:
+    async def _start(self, listen: Sequence[str]) -> None:
         manager = hardening.ContainedManager(self._swarm)
         self._swarm._manager = manager
         self._nursery.start_soon(manager.run)
@@ -155,6 +155,9 @@ class Libp2pHost:
             try:
                 await listener.listen(addr)
             except (OSError, AddressError) as error:
+                if lacks_family(addr, error) and len(listen) > 1:
+                    hardening.log.info("not listening on %s: this machine has no such addresses", text)
+                    continue
                 raise HostError(f"cannot listen on {text}: {explain(error)}. Choose another address or port") from error
             self._swarm.listeners[text] = listener
             self._listening += listener.get_addrs()
@@ -186,7 +189,7 @@ class Libp2pHost:
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
             return [Multiaddr(addr) for addr in self._announce]
-        return [expanded for addr in self._listening for expanded in expand_wildcard(addr)][:MAX_ADVERTISED_ADDRS]
+        return best_first(expanded for addr in self._listening for expanded in expand_wildcard(addr))
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""
