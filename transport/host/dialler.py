@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -11,22 +11,31 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from transport.host import hardening
-from transport.host.addresses import explain
+from transport.host.addresses import explain, is_circuit
 from transport.host.interface import DialError
 from transport.host.limits import DIAL_S, DROPPED_PEER_S, MAX_DIAL_ADDRS, MAX_DROPPED_PEERS
 from transport.host.peerbook import PeerBook
+from transport.host.relay import CircuitStream
 from transport.identity import PeerId
 
 _STAGGER_S = 0.25  # head start of each address over the next one (RFC 8305 §5)
 
 
 class Dialler:
-    """Connects ``swarm`` to peers. ``now`` gives Unix seconds, for the book."""
+    """Connects ``swarm`` to peers, through relays by ``circuit``. ``now`` gives Unix seconds, for the book."""
 
-    def __init__(self, swarm: Swarm, own: PeerId, book: PeerBook, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        own: PeerId,
+        book: PeerBook,
+        circuit: Callable[[Multiaddr, PeerId], Awaitable[CircuitStream]],
+        now: Callable[[], float],
+    ) -> None:
         self._swarm = swarm
         self._own = own
         self._book = book
+        self._circuit = circuit
         self._now = now
         self._dialling: dict[PeerId, trio.Event] = {}
         self._refused_until: dict[PeerId, float] = {}
@@ -72,7 +81,7 @@ class Dialler:
         """Dial the addresses one after another with a short head start each; the first connection wins."""
         target = ID.from_string(peer)
         known = [Multiaddr(addr) for addr in self._book.addrs(peer)]
-        candidates = list(dict.fromkeys([*addrs, *known]))[:MAX_DIAL_ADDRS]
+        candidates = sorted(dict.fromkeys([*addrs, *known]), key=is_circuit)[:MAX_DIAL_ADDRS]  # direct ones first
         if not candidates:
             raise DialError(f"no address of {peer} is known")
         failures: list[str] = []
@@ -81,7 +90,7 @@ class Dialler:
         async def attempt(addr: Multiaddr, failed: trio.Event) -> None:
             try:
                 with trio.fail_after(DIAL_S):
-                    connection = await hardening.dial(self._swarm, addr, target)
+                    connection = await self._attempt(addr, target)
             except Exception as error:
                 failures.append(f"{addr}: {explain(error)}")
                 self._book.failed(peer, str(addr), self._now())
@@ -100,3 +109,9 @@ class Dialler:
         if not winner:
             raise DialError(f"cannot reach {peer} ({'; '.join(failures)})")
         return winner[0]
+
+    async def _attempt(self, addr: Multiaddr, target: ID) -> Any:
+        if not is_circuit(addr):
+            return await hardening.dial(self._swarm, addr, target)
+        circuit = await self._circuit(addr, PeerId(str(target)))
+        return await hardening.upgrade(self._swarm, circuit.raw(True), target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,20 @@ from libp2p.rcmgr import Direction
 from multiaddr import Multiaddr
 
 from transport.host import hardening
-from transport.host.addresses import best_first, expand_wildcard, explain, lacks_family, parse_addr, split_peer
+from transport.host.addresses import (
+    best_first,
+    dialable,
+    expand_wildcard,
+    explain,
+    lacks_family,
+    parse_addr,
+    split_peer,
+)
 from transport.host.background import background
 from transport.host.bootstrap import keep_connected
 from transport.host.connections import ConnectionLimits
 from transport.host.dialler import Dialler
+from transport.host.events import EventFeed
 from transport.host.gossip import Gossip
 from transport.host.interface import (
     DialError,
@@ -38,18 +47,19 @@ from transport.host.interface import (
 )
 from transport.host.limits import (
     CLOSE_S,
-    EVENT_QUEUE,
     NEGOTIATE_S,
     REJOIN_PEERS,
     REJOIN_TRIES,
 )
 from transport.host.manager import ConnectionManager
+from transport.host.origins import origin_of
 from transport.host.peerbook import PeerBook
 from transport.host.peerstore import PeerStore, PeerStoreError
-from transport.host.queues import NewsQueue
 from transport.host.rejoin import keep_company, keep_saving
+from transport.host.relay import RelayClient, RelayLimits, RelayService
+from transport.host.relay.messages import HOP, STOP
 from transport.host.streams import Libp2pStream
-from transport.host.swarm import ConnectionNotifee, addr_of, new_swarm, peer_of
+from transport.host.swarm import ConnectionNotifee, addr_of, is_relayed, new_swarm, peer_of
 from transport.host.tcp import AddressError, TcpTransport
 from transport.identity import Identity, PeerId
 
@@ -80,19 +90,22 @@ class Libp2pHost:
         self._listening: list[Multiaddr] = []
         self._transport = TcpTransport(nursery, psk)
         self._swarm = new_swarm(keys, self._transport, limits.total)
+        self._clock = clock
+        self._book = PeerBook()
+        self._budget = hardening.HalfOpenBudget()
+        self._accept = hardening.accept_inbound(self._swarm, self._budget)
+        self._relays = RelayClient(self._open_at_relay, self._accept, nursery.start_soon, psk, clock)
+        self._relay: RelayService | None = None
+        self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, clock)
         self._host = BasicHost(
             self._swarm, disable_identify_address_discovery=True, addrs_factory=lambda _: self._advertised()
         )
         hardening.guard_streams(self._swarm)  # after BasicHost, which sets the handler that this one guards
-        self._clock = clock
-        self._book = PeerBook()
-        self._dialler = Dialler(self._swarm, self._peer_id, self._book, clock)
         hardening.identify_in(self._host, nursery, self._on_identified)
         self._gossip = Gossip(self._host, self._offend)
         self._manager = ConnectionManager(limits, self._gossip.mesh, nursery.start_soon)
         self._swarm.register_notifee(ConnectionNotifee(self._on_connected, self._on_disconnected))
-        self._budget = hardening.HalfOpenBudget()
-        self._followers: set[NewsQueue[HostEvent]] = set()
+        self._feed = EventFeed()
         self._up: dict[PeerId, str] = {}
 
     @classmethod
@@ -107,6 +120,8 @@ class Libp2pHost:
         announce: Sequence[str] = (),
         peerstore: Path | None = None,
         limits: ConnectionLimits | None = None,
+        relay: RelayLimits | None = None,
+        relays: Sequence[str] = (),
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[Libp2pHost]:
@@ -118,8 +133,10 @@ class Libp2pHost:
         kept connected with exponential back-off and reported in :meth:`events`; an unreachable one is no error. ``psk``
         is a private network's 32-byte key. ``peerstore`` is the file in which the host remembers where it reached its
         peers: with it, a host that has few peers dials those it remembers and needs no bootstrap peer. One file a
-        network and process. ``clock`` gives Unix seconds. Raises :class:`HostError` for a malformed or busy address and
-        a peer store that can be neither read nor replaced.
+        network and process. With ``relay`` the host relays for others, within those limits; on each of ``relays``
+        (addresses as of bootstrap peers) it keeps a place for itself and advertises it. ``clock`` gives Unix seconds.
+        Raises :class:`HostError` for a malformed or busy address and a peer store that can be neither read nor
+        replaced.
         """
         targets = [(peer, addr) for addr in bootstrap for peer in (split_peer(addr)[0],) if peer != identity.peer_id]
         rng = rng or random.Random()  # noqa: S311  # jitter, no secret
@@ -131,6 +148,7 @@ class Libp2pHost:
             for peer, addr in targets:
                 host._manager.protect(peer, "bootstrap")
                 nursery.start_soon(host._keep_bootstrap, peer, addr)
+            host._start_relaying(relay, [split_peer(addr) for addr in relays])
             if store is not None:
                 nursery.start_soon(keep_saving, host._book, store)
                 nursery.start_soon(keep_company, host._lonely, host._acquaintances, host._try, rng)
@@ -150,7 +168,7 @@ class Libp2pHost:
         await self._swarm.event_background_nursery_created.wait()
         await self._gossip.start(self._nursery)
         for text in listen:
-            listener = self._transport.create_listener(hardening.accept_inbound(self._swarm, self._budget))
+            listener = self._transport.create_listener(self._accept)
             addr = parse_addr(text)
             try:
                 await listener.listen(addr)
@@ -162,7 +180,28 @@ class Libp2pHost:
             self._swarm.listeners[text] = listener
             self._listening += listener.get_addrs()
         for addr in self.addrs:
-            self._tell(HostEvent(EventKind.LISTENING, None, addr))
+            self._feed.tell(HostEvent(EventKind.LISTENING, None, addr))
+
+    def _start_relaying(self, limits: RelayLimits | None, relays: Sequence[tuple[PeerId, Multiaddr]]) -> None:
+        if limits is not None:
+            self._relay = RelayService(limits, lambda: self.addrs, self._direct_origin, self._open_on_it, self._clock)
+            self._serve(HOP, self._relay.serve)
+        if relays:
+            self._serve(STOP, self._relays.serve_stop)
+        for peer, addr in relays:
+            self._manager.protect(peer, "relay")
+            self._nursery.start_soon(
+                self._relays.keep_reserved, peer, addr, self._rng, partial(self._tell_reserved, peer),
+                partial(self._tell_unreachable, peer, str(addr)),
+            )  # fmt: skip
+
+    def _tell_reserved(self, relay: PeerId) -> None:
+        for addr in self.addrs:
+            if f"/{relay}/p2p-circuit" in addr:
+                self._feed.tell(HostEvent(EventKind.LISTENING, None, addr))
+
+    def _tell_unreachable(self, peer: PeerId, addr: str, reason: str) -> None:
+        self._feed.tell(HostEvent(EventKind.UNREACHABLE, peer, addr, reason))
 
     async def _stop(self) -> None:
         self._swarm._closing = True
@@ -188,8 +227,9 @@ class Libp2pHost:
 
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
-            return [Multiaddr(addr) for addr in self._announce]
-        return best_first(expanded for addr in self._listening for expanded in expand_wildcard(addr))
+            return [*map(Multiaddr, self._announce), *self._relays.addrs()]
+        direct = (expanded for addr in self._listening for expanded in expand_wildcard(addr))
+        return best_first(direct, self._relays.addrs())
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""
@@ -197,7 +237,7 @@ class Libp2pHost:
         for connection in self._connections():
             peer = peer_of(connection)
             inbound = connection.direction == Direction.INBOUND
-            found.setdefault(peer, PeerInfo(peer, addr_of(connection), inbound, relayed=False))
+            found.setdefault(peer, PeerInfo(peer, addr_of(connection), inbound, is_relayed(connection)))
         return list(found.values())
 
     def _connections(self) -> list[Any]:
@@ -205,6 +245,18 @@ class Libp2pHost:
 
     def _connection(self, peer: PeerId) -> Any | None:
         return self._dialler.connection(peer)
+
+    def _direct(self, peer: PeerId) -> Any | None:
+        for connection in self._swarm.connections.get(ID.from_string(peer), ()):
+            if not connection.is_closed and not is_relayed(connection):
+                return connection
+        return None
+
+    def _direct_origin(self, peer: PeerId) -> str | None:
+        if (connection := self._direct(peer)) is None:
+            return None
+        remote = connection.muxed_conn.get_remote_address()
+        return origin_of(remote[0] if remote else None).address
 
     # --- dialling ---------------------------------------------------------------------------------------------------
 
@@ -218,7 +270,7 @@ class Libp2pHost:
         await keep_connected(
             partial(self.connect, addr),
             lambda: self._connection(peer) is not None,
-            lambda reason: self._tell(HostEvent(EventKind.UNREACHABLE, peer, addr, reason)),
+            partial(self._tell_unreachable, peer, addr),
             self._rng,
         )
 
@@ -246,13 +298,22 @@ class Libp2pHost:
 
     async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> HostStream:
         """Open a stream for ``protocol``, dialling ``addrs`` and what is known of the peer if not connected."""
-        hints = []
-        for addr in addrs:
-            try:
-                hints.append(parse_addr(addr))
-            except HostError:
-                continue  # hints come from other people's records
-        connection = await self._dialler.ensure(peer, hints)
+        hints = [Multiaddr(addr) for addr in dialable(addrs)]  # they come from other people's records
+        return await self._open_on(await self._dialler.ensure(peer, hints), peer, protocol)
+
+    async def _open_at_relay(self, relay: PeerId, protocol: str, addrs: list[str]) -> Libp2pStream:
+        """A stream to a relay, over a direct connection: circuits are not stacked."""
+        connection = await self._dialler.ensure(relay, [Multiaddr(addr) for addr in addrs])
+        if is_relayed(connection):
+            raise StreamError(f"{relay} is itself reached through a relay")
+        return await self._open_on(connection, relay, protocol)
+
+    async def _open_on_it(self, peer: PeerId, protocol: str) -> Libp2pStream:
+        if (connection := self._direct(peer)) is None:
+            raise StreamError(f"{peer} is not connected")
+        return await self._open_on(connection, peer, protocol)
+
+    async def _open_on(self, connection: Any, peer: PeerId, protocol: str) -> Libp2pStream:
         try:
             raw = await hardening.open_muxed_stream(connection)
         except Exception as error:
@@ -277,6 +338,9 @@ class Libp2pHost:
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Serve ``protocol``; at most one handler each."""
+        self._serve(protocol, handler)
+
+    def _serve(self, protocol: str, handler: Callable[[Libp2pStream], Awaitable[None]]) -> None:
         if protocol in self._host.get_mux().handlers:
             raise ValueError(f"{protocol} has a handler already")
 
@@ -309,28 +373,15 @@ class Libp2pHost:
 
     # --- events and offenders ---------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def events(self) -> AsyncIterator[AsyncIterator[HostEvent]]:
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
         """Follow events, beginning with the addresses listened on and the peers connected already."""
-        queue: NewsQueue[HostEvent] = NewsQueue(EVENT_QUEUE)
-        for addr in self.addrs:
-            queue.put(HostEvent(EventKind.LISTENING, None, addr))
-        for peer, addr in self._up.items():
-            queue.put(HostEvent(EventKind.CONNECTED, peer, addr))
-        self._followers.add(queue)
-        try:
-            yield queue
-        finally:
-            self._followers.discard(queue)
-
-    def _tell(self, event: HostEvent) -> None:
-        for queue in self._followers:
-            queue.put(event)
+        listening = [HostEvent(EventKind.LISTENING, None, addr) for addr in self.addrs]
+        return self._feed.follow([*listening, *(HostEvent(EventKind.CONNECTED, p, a) for p, a in self._up.items())])
 
     async def drop(self, peer: PeerId, reason: str) -> None:
         """Disconnect a peer that broke a protocol and refuse it for :data:`DROPPED_PEER_S`."""
         self._dialler.refuse(peer)
-        self._tell(HostEvent(EventKind.DROPPED, peer, self._up.get(peer, ""), reason))
+        self._feed.tell(HostEvent(EventKind.DROPPED, peer, self._up.get(peer, ""), reason))
         self._nursery.start_soon(self._disconnect, peer)
         await trio.lowlevel.checkpoint()
 
@@ -352,11 +403,11 @@ class Libp2pHost:
         self._host._schedule_identify(connection.muxed_conn.peer_id, reason="connected")
         if peer not in self._up:
             self._up[peer] = addr_of(connection)
-            self._tell(HostEvent(EventKind.CONNECTED, peer, self._up[peer]))
+            self._feed.tell(HostEvent(EventKind.CONNECTED, peer, self._up[peer]))
 
     def _on_identified(self, peer: ID) -> None:
         with suppress(NotInPeerStore):
-            claims = [str(addr) for addr in self._swarm.peerstore.addrs(peer) if self._transport.can_dial(addr)]
+            claims = dialable(str(addr) for addr in self._swarm.peerstore.addrs(peer))
             self._book.claimed(PeerId(str(peer)), claims, self._clock())
 
     def _on_disconnected(self, connection: Any) -> None:
@@ -368,8 +419,11 @@ class Libp2pHost:
             self._swarm.peerstore.clear_peerdata(connection.muxed_conn.peer_id)
         if peer in self._up:
             self._gossip.forget(peer)
+            self._relays.forget(peer)
+            if self._relay is not None:
+                self._relay.forget(peer)
             self._host._identified_peers.pop(connection.muxed_conn.peer_id, None)
-            self._tell(HostEvent(EventKind.DISCONNECTED, peer, self._up.pop(peer)))
+            self._feed.tell(HostEvent(EventKind.DISCONNECTED, peer, self._up.pop(peer)))
 
 
 @asynccontextmanager

@@ -146,6 +146,28 @@ REJOIN_PEERS = 4
 REJOIN_TRIES, REJOIN_AT_ONCE = 32, 4
 """Remembered peers tried in one round, and how many of them at the same time."""
 
+# --- relays -------------------------------------------------------------------------------------------------------
+RELAY_RESERVATIONS, RELAY_RESERVATIONS_PER_ADDRESS = 64, 4
+"""Peers that a relay keeps a place for, in all and of one address: each needs a connection that stands."""
+
+RELAY_RESERVATION_S = 3600.0
+"""How long a place is kept without being renewed (circuit v2's own default)."""
+
+RELAY_RENEW_FRACTION = 0.75
+"""When of that time a place is renewed."""
+
+RELAY_CIRCUITS, RELAY_CIRCUITS_PER_PEER = 32, 4
+"""Circuits at once, in all and with one peer at either end: 64 windows of 256 KiB in memory."""
+
+RELAY_BYTES = 8 * 1024 * 1024
+"""Bytes of one circuit, both ways together: hours of the control plane, or a long answer's tokens."""
+
+RELAY_SECONDS = 1800.0
+"""How long one circuit may stand; whoever still needs it dials again."""
+
+RELAY_CONNECT_S = 5.0
+"""Each exchange of hop and stop messages; a dial through a relay has DIAL_S in all."""
+
 # --- events and bootstrap -----------------------------------------------------------------------------------------
 EVENT_QUEUE = 128
 """Host events waiting for a slow reader; then the oldest goes."""

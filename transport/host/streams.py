@@ -91,6 +91,20 @@ class Libp2pStream:
             self._abandon()
             raise
 
+    async def send_bytes(self, data: bytes) -> None:
+        """Send bytes without a length: the stream is a pipe from here on."""
+        await self._write(data)
+
+    async def receive_bytes(self, max_bytes: int) -> bytes:
+        """At least one byte and at most ``max_bytes``; none once the stream has ended, in whichever way."""
+        try:
+            await self._fill(1)
+        except StreamError:
+            return b""
+        data = bytes(self._buffer[:max_bytes])
+        del self._buffer[:max_bytes]
+        return data
+
     async def receive(self, max_bytes: int) -> bytes:
         """Receive one message of at most ``max_bytes``. Cancellation between messages loses nothing."""
         length, header = await self._read_length()

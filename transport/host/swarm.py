@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
+from libp2p.connection_types import ConnectionType
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -81,3 +82,8 @@ def addr_of(connection: Any) -> str:
     """The multiaddr by which a connection stands, with its peer id."""
     addrs = connection.get_transport_addresses()
     return f"{addrs[0] if addrs else ''}/p2p/{peer_of(connection)}"
+
+
+def is_relayed(connection: Any) -> bool:
+    """Whether a connection goes through a relay."""
+    return bool(connection.get_connection_type() == ConnectionType.RELAYED)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 
 from transport.host.hardening.quiet import log
@@ -78,7 +77,7 @@ def accept_inbound(swarm: Swarm, budget: HalfOpenBudget) -> Callable[[Any], Awai
         evict[ticket] = stream.abort
         try:
             with trio.fail_after(INBOUND_HANDSHAKE_S):
-                await swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), None)
+                await swarm.upgrade_inbound_raw_conn(stream.raw(False), None)
         except Exception as error:
             log.debug("an inbound connection from %s failed: %r", address, error)
             stream.abort()

@@ -25,6 +25,11 @@ async def dial(swarm: Swarm, addr: Multiaddr, peer: ID) -> Any:
         raw = await swarm.transport_manager.transport_for_dialing(addr).dial(addr)
     except OpenConnectionError as error:
         raise SwarmException(str(error)) from error
+    return await upgrade(swarm, raw, peer)
+
+
+async def upgrade(swarm: Swarm, raw: Any, peer: ID) -> Any:
+    """Authenticate and multiplex a raw connection to ``peer``; whatever fails closes it."""
     try:
         return await swarm.upgrade_outbound_raw_conn(raw, peer)
     except BaseException:
