@@ -14,8 +14,10 @@ from transport.host import hardening
 from transport.host.addresses import explain, is_circuit
 from transport.host.interface import DialError
 from transport.host.limits import DIAL_S, DROPPED_PEER_S, MAX_DIAL_ADDRS, MAX_DROPPED_PEERS
+from transport.host.origins import origin_of
 from transport.host.peerbook import PeerBook
 from transport.host.relay import CircuitStream
+from transport.host.swarm import is_relayed
 from transport.identity import PeerId
 
 _STAGGER_S = 0.25  # head start of each address over the next one (RFC 8305 §5)
@@ -46,6 +48,20 @@ class Dialler:
             if not connection.is_closed:
                 return connection
         return None
+
+    def direct(self, peer: PeerId) -> Any | None:
+        """A connection to ``peer`` that stands and goes through no relay."""
+        for connection in self._swarm.connections.get(ID.from_string(peer), ()):
+            if not connection.is_closed and not is_relayed(connection):
+                return connection
+        return None
+
+    def direct_origin(self, peer: PeerId) -> str | None:
+        """The address, as places are counted by, behind such a connection."""
+        if (connection := self.direct(peer)) is None:
+            return None
+        remote = connection.muxed_conn.get_remote_address()
+        return origin_of(remote[0] if remote else None).address
 
     def refuse(self, peer: PeerId) -> None:
         """Have nothing to do with ``peer`` for :data:`DROPPED_PEER_S`."""

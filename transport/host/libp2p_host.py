@@ -52,9 +52,8 @@ from transport.host.limits import (
     REJOIN_TRIES,
 )
 from transport.host.manager import ConnectionManager
-from transport.host.origins import origin_of
 from transport.host.peerbook import PeerBook
-from transport.host.peerstore import PeerStore, PeerStoreError
+from transport.host.peerstore import PeerStoreError, opened
 from transport.host.rejoin import keep_company, keep_saving
 from transport.host.relay import RelayClient, RelayLimits, RelayService
 from transport.host.relay.messages import HOP, STOP
@@ -140,7 +139,7 @@ class Libp2pHost:
         """
         targets = [(peer, addr) for addr in bootstrap for peer in (split_peer(addr)[0],) if peer != identity.peer_id]
         rng = rng or random.Random()  # noqa: S311  # jitter, no secret
-        async with _opened(peerstore) as store, background() as nursery:
+        async with opened(peerstore) as store, background() as nursery:
             host = cls(identity, nursery, psk, announce, rng, limits or ConnectionLimits(), clock)
             if store is not None:
                 store.load(host._book, clock())
@@ -184,7 +183,9 @@ class Libp2pHost:
 
     def _start_relaying(self, limits: RelayLimits | None, relays: Sequence[tuple[PeerId, Multiaddr]]) -> None:
         if limits is not None:
-            self._relay = RelayService(limits, lambda: self.addrs, self._direct_origin, self._open_on_it, self._clock)
+            self._relay = RelayService(
+                limits, lambda: self.addrs, self._dialler.direct_origin, self._open_on_it, self._clock
+            )
             self._serve(HOP, self._relay.serve)
         if relays:
             self._serve(STOP, self._relays.serve_stop)
@@ -246,18 +247,6 @@ class Libp2pHost:
     def _connection(self, peer: PeerId) -> Any | None:
         return self._dialler.connection(peer)
 
-    def _direct(self, peer: PeerId) -> Any | None:
-        for connection in self._swarm.connections.get(ID.from_string(peer), ()):
-            if not connection.is_closed and not is_relayed(connection):
-                return connection
-        return None
-
-    def _direct_origin(self, peer: PeerId) -> str | None:
-        if (connection := self._direct(peer)) is None:
-            return None
-        remote = connection.muxed_conn.get_remote_address()
-        return origin_of(remote[0] if remote else None).address
-
     # --- dialling ---------------------------------------------------------------------------------------------------
 
     async def connect(self, addr: str) -> PeerId:
@@ -309,7 +298,7 @@ class Libp2pHost:
         return await self._open_on(connection, relay, protocol)
 
     async def _open_on_it(self, peer: PeerId, protocol: str) -> Libp2pStream:
-        if (connection := self._direct(peer)) is None:
+        if (connection := self._dialler.direct(peer)) is None:
             raise StreamError(f"{peer} is not connected")
         return await self._open_on(connection, peer, protocol)
 
@@ -424,15 +413,3 @@ class Libp2pHost:
                 self._relay.forget(peer)
             self._host._identified_peers.pop(connection.muxed_conn.peer_id, None)
             self._feed.tell(HostEvent(EventKind.DISCONNECTED, peer, self._up.pop(peer)))
-
-
-@asynccontextmanager
-async def _opened(path: Path | None) -> AsyncIterator[PeerStore | None]:
-    if path is None:
-        yield None
-        return
-    store = await trio.to_thread.run_sync(PeerStore, path)
-    try:
-        yield store
-    finally:
-        store.close()

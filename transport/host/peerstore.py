@@ -6,8 +6,11 @@ Nothing of value is in it. A file that cannot be read is put aside and a new one
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import trio
 
 from transport.host.addresses import parse_addr
 from transport.host.interface import HostError
@@ -106,6 +109,19 @@ class PeerStore:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+@asynccontextmanager
+async def opened(path: Path | None) -> AsyncIterator[PeerStore | None]:
+    """The store at ``path`` for the length of the block; none without a path. Raises :class:`PeerStoreError`."""
+    if path is None:
+        yield None
+        return
+    store = await trio.to_thread.run_sync(PeerStore, path)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _parse(row: Sequence[object]) -> tuple[PeerId, KnownAddr] | None:
