@@ -101,7 +101,7 @@ class Libp2pHost:
         )
         hardening.guard_streams(self._swarm)  # after BasicHost, which sets the handler that this one guards
         hardening.identify_in(self._host, nursery, self._on_identified)
-        self._gossip = Gossip(self._host, self._offend)
+        self._gossip = Gossip(self._host, self._offend, clock())
         self._manager = ConnectionManager(limits, self._gossip.mesh, nursery.start_soon)
         self._swarm.register_notifee(ConnectionNotifee(self._on_connected, self._on_disconnected))
         self._feed = EventFeed()
@@ -403,6 +403,7 @@ class Libp2pHost:
         peer = peer_of(connection)
         self._manager.closed(connection)
         if self._connection(peer) is not None:
+            self._gossip.connection_lost(connection)
             return
         with suppress(NotInPeerStore):  # upstream's own store keeps something of everybody who ever came
             self._swarm.peerstore.clear_peerdata(connection.muxed_conn.peer_id)

@@ -465,6 +465,56 @@ async def test_p13b_a_frames_own_record_of_its_sender_is_not_looked_at(new_host:
         await until(lambda: server._gossip._pubsub.peer_topics.get("weather"))
 
 
+async def test_p13c_gossip_survives_the_loss_of_one_of_two_connections(new_host: Any) -> None:
+    async with new_host() as one, new_host(listen=[]) as two:
+        async with one.subscribe("news", lambda _: True) as at_one, two.subscribe("news", lambda _: True) as at_two:
+            target = ID.from_string(one.peer_id)
+            first = await hardening.dial(two._swarm, Multiaddr(one.addrs[0]), target)
+            await until(lambda: one._gossip._pubsub.peer_topics.get("news"))
+            await until(lambda: two._gossip._pubsub.peer_topics.get("news"))
+            await hardening.dial(two._swarm, Multiaddr(one.addrs[0]), target)
+            hardening.socket_of(first).abort()
+            await until(lambda: len(one._swarm.get_connections()) == len(two._swarm.get_connections()) == 1)
+            for host in (one, two):  # each opens its gossip stream on the connection that is left
+                (standing,) = host._connections()
+                peers = host._gossip._pubsub.peers
+                await until(lambda peers=peers, c=standing: any(s.muxed_conn is c.muxed_conn for s in peers.values()))
+            await one.publish("news", b"to two")
+            await two.publish("news", b"to one")
+            with trio.fail_after(5):
+                assert (await anext(at_one)).data in (b"to two", b"to one")
+                assert (await anext(at_two)).data in (b"to two", b"to one")
+
+
+async def test_p13c_a_peer_that_comes_back_at_once_hears_gossip(new_host: Any) -> None:
+    me = Identity(b"comeback" * 4)
+    async with new_host() as server, server.subscribe("news", lambda _: True):
+        for number in range(4):
+            async with new_host(identity=me, listen=[], bootstrap=server.addrs) as client:
+                async with client.subscribe("news", lambda _: True) as inbox:
+                    await until(lambda client=client: client._gossip._pubsub.peer_topics.get("news"))
+                    await until(lambda: server._gossip._pubsub.peer_topics.get("news"))
+                    with trio.fail_after(5):
+                        while True:
+                            await server.publish("news", b"%d" % number)
+                            with trio.move_on_after(0.3):
+                                assert (await anext(inbox)).data
+                                break
+
+
+async def test_p13d_a_restarted_node_does_not_seem_to_repeat_itself(new_host: Any) -> None:
+    me = Identity(b"restarts" * 4)
+    async with new_host() as server, server.subscribe("news", lambda _: True) as inbox:
+        for _ in range(3):  # well within a second each
+            async with new_host(identity=me, listen=[], bootstrap=server.addrs) as client:
+                async with client.subscribe("news", lambda _: True):
+                    await until(lambda client=client: client._gossip._pubsub.peer_topics.get("news"))
+                    for number in range(5):
+                        await client.publish("news", b"%d" % number)
+                    with trio.fail_after(5):
+                        assert [(await anext(inbox)).data for _ in range(5)] == [b"%d" % n for n in range(5)]
+
+
 async def test_p14_an_ipv6_peer_has_an_address(new_host: Any) -> None:
     async with new_host(listen=["/ip6/::1/tcp/0"]) as server, new_host(listen=[]) as client:
         await client.connect(server.addrs[0])

@@ -18,6 +18,8 @@ P12   kad-dht                                                    not used: :mod:
 P13   gossipsub heartbeat of 120 s, 10 messages/s                :mod:`transport.host.gossip`
 P13a  more than 32 frames queued for a neighbour are lost        :func:`widen_gossip_queues`
 P13b  each gossip frame is signed and verified as such           :func:`skip_sender_records`
+P13c  gossip is lost to a neighbour that reconnects quickly      :meth:`transport.host.gossip.Gossip.connection_lost`
+P13d  a restarted node's gossip is taken for repetition          :mod:`transport.host.gossip`
 P14   IPv6 peers have no address                                 :mod:`transport.host.tcp`
 P15   reads give up after 100 pieces                             :mod:`transport.host.tcp`
 P16   listeners and identify run as trio system tasks            :mod:`transport.host.tcp`, :func:`identify_in`
