@@ -63,17 +63,23 @@ class Daemon:
 
     async def read(self, stream: trio.SocketStream) -> bytes:
         """One message with a length of up to two bytes."""
-        length, shift = 0, 0
-        while True:
-            (byte,) = await stream.receive_some(1)
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        data = b""
-        while len(data) < length:
-            data += await stream.receive_some(length - len(data))
-        return data
+        with trio.fail_after(10):
+            length, shift = 0, 0
+            while True:
+                (byte,) = await self._some(stream, 1)
+                length |= (byte & 0x7F) << shift
+                shift += 7
+                if byte < 0x80:
+                    break
+            data = b""
+            while len(data) < length:
+                data += await self._some(stream, length - len(data))
+            return data
+
+    async def _some(self, stream: trio.SocketStream, most: int) -> bytes:
+        chunk = await stream.receive_some(most)
+        assert chunk, "p2pd closed its control socket"
+        return bytes(chunk)
 
 
 @asynccontextmanager
