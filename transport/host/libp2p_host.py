@@ -211,7 +211,7 @@ class Libp2pHost:
             await listener.close()
         async with trio.open_nursery() as nursery:
             for connection in self._connections():
-                nursery.start_soon(hardening.close_connection, connection)
+                nursery.start_soon(hardening.say_goodbye, connection)
 
     # --- who and where ----------------------------------------------------------------------------------------------
 

@@ -108,10 +108,10 @@ async def test_a_place_lost_with_its_connection_is_taken_again(new_host: Any, mo
     monkeypatch.setattr("transport.host.relay.client.BOOTSTRAP_RECHECK_S", 0.1)
     async with new_host(relay=RelayLimits()) as relay, new_host(listen=[], relays=relay.addrs) as hidden:
         await until(lambda: hidden.addrs)
+        (lost,) = relay._connections()
         await hidden._disconnect(relay.peer_id)
-        await until(lambda: not relay._relay._reserved)
-        await until(lambda: relay._relay._reserved)
-        await until(lambda: hidden.addrs)
+        await until(lambda: hidden.addrs and hidden.peer_id in relay._relay._reserved)
+        await until(lambda: [c for c in relay._connections() if c is not lost])
 
 
 async def test_a_relay_that_is_none_is_reported(new_host: Any) -> None:

@@ -30,7 +30,14 @@ P19   a connection to a peer that does not read never closes     :func:`close_co
 """
 
 from transport.host.hardening.admission import HalfOpenBudget, accept_inbound
-from transport.host.hardening.dialling import close_connection, dial, forbid_hidden_dials, socket_of, upgrade
+from transport.host.hardening.dialling import (
+    close_connection,
+    dial,
+    forbid_hidden_dials,
+    say_goodbye,
+    socket_of,
+    upgrade,
+)
 from transport.host.hardening.flow import WindowOverrun, mend_flow_control
 from transport.host.hardening.gossip import skip_sender_records, widen_gossip_queues
 from transport.host.hardening.identify import bound_identify, identify_in
@@ -57,6 +64,7 @@ __all__ = [
     "noise_only",
     "open_muxed_stream",
     "quiet_libp2p",
+    "say_goodbye",
     "skip_sender_records",
     "socket_of",
     "upgrade",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import trio
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.yamux import yamux
 from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
+from transport.host.hardening.quiet import log
 from transport.host.limits import CLOSE_S
 
 
@@ -62,17 +65,29 @@ def socket_of(connection: Any) -> Any:
     return connection.muxed_conn.secured_conn.conn.read_writer.read_write_closer.stream
 
 
+async def say_goodbye(connection: Any, code: int = 0) -> None:
+    """Send yamux's "Go Away", flush for at most :data:`CLOSE_S`, close the socket. Never raises; libp2p's books follow
+    when its reader finds the socket closed."""
+    header = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_GO_AWAY, 0, 0, code)
+    socket = socket_of(connection)
+    with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S):
+        try:
+            await connection.muxed_conn._write_frame(header)
+            await socket.close()
+        except Exception as error:
+            log.debug("a farewell to %s failed: %r", connection.muxed_conn.peer_id, error)
+    socket.abort()
+
+
 async def close_connection(connection: Any, code: int = 0) -> None:
-    """Say goodbye (yamux "Go Away", ``code``) for at most :data:`CLOSE_S`, then close, whatever the peer does (P19).
+    """Say goodbye and close, whatever the peer does (P19).
 
     ``SwarmConn.close`` (network/connection/swarm_connection.py:144) first marks itself closed, then writes the
     farewell, which waits for ever on a peer that does not read; cancelled there it never leaves the swarm's table, and
     its place is lost. Here the socket goes first, so that nothing below can wait.
     """
     with trio.CancelScope(shield=True):
-        with trio.move_on_after(CLOSE_S):
-            await connection.muxed_conn.close(code)
-        socket_of(connection).abort()
+        await say_goodbye(connection, code)
         await connection.close()
         if connection in connection.swarm.connections.get(connection.muxed_conn.peer_id, ()):
             await connection._cleanup()
