@@ -4,6 +4,7 @@
     <data dir>/channel.key      32-byte Ed25519 seed, hex          0600   signs vouchers
     <data dir>/wallet.words     24-word TON mnemonic               0600
     <data dir>/ledger.sqlite3   channels, vouchers, receipts       0600
+    <data dir>/peers-<subnet>.sqlite3   where peers were reached; can be deleted
     <data dir>/cocoon.toml      configuration, if any
     <data dir>/lock             held while a process runs here
     <data dir>/control.sock     how commands reach that process    0600
@@ -44,6 +45,10 @@ class DataDir:
     def ledger_path(self) -> Path:
         """The SQLite ledger."""
         return self.path / "ledger.sqlite3"
+
+    def peers_path(self, subnet: str) -> Path:
+        """Where the control plane remembers its peers of ``subnet``."""
+        return self.path / f"peers-{subnet}.sqlite3"
 
     @property
     def config_path(self) -> Path | None:

@@ -341,7 +341,7 @@ async def open_client(
         enter = stack.enter_async_context
         chain = await enter(open_chain(config, data_dir, log, may_start_devnet=False))
         ledger = await enter(open_ledger(data_dir.ledger_path))
-        host = await enter(open_host(config, identity, subnet, bootstrap, log, listen=False))
+        host = await enter(open_host(config, data_dir, identity, subnet, bootstrap, log, listen=False))
         directory = await enter(Directory(host, identity, subnet.id))
         desk = PayerDesk(
             chain, ledger, host, subnet.id, log, time.time, secrets.randbelow, config.ton.deposit_nanoton,

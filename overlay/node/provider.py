@@ -308,7 +308,7 @@ async def open_provider(
             raise ConfigError(
                 "there is nothing to sell: no engine for the tasks in node.serve can run here (the lines above say why)"
             )
-        host = await enter(open_host(config, identity, subnet, bootstrap, log))
+        host = await enter(open_host(config, data_dir, identity, subnet, bootstrap, log))
         directory = await enter(Directory(host, identity, subnet.id))
         tally = JobTally(log)
         jobs = JobServer(
@@ -397,14 +397,25 @@ def _announce_start(node: ProviderNode) -> None:
 
 @asynccontextmanager
 async def open_host(
-    config: Config, identity: Identity, subnet: Subnet, bootstrap: Sequence[str], log: EventLog, *, listen: bool = True
+    config: Config,
+    data_dir: DataDir,
+    identity: Identity,
+    subnet: Subnet,
+    bootstrap: Sequence[str],
+    log: EventLog,
+    *,
+    listen: bool = True,
 ) -> AsyncIterator[Libp2pHost]:
-    """The control plane of a node or a client. Without bootstrap peers, the nodes of this machine serve."""
+    """The control plane of a node or a client. Without bootstrap peers, the nodes of this machine serve, and those that
+    it met in earlier runs."""
+    peerstore = data_dir.peers_path(subnet.id)
     targets = list(bootstrap) or neighbours(subnet.id)
 
     def opening(addrs: Sequence[str]) -> AbstractAsyncContextManager[Libp2pHost]:
         announce = config.node.announce if listen else ()
-        return Libp2pHost.open(identity, addrs, bootstrap=targets, psk=subnet.swarm_key, announce=announce)
+        return Libp2pHost.open(
+            identity, addrs, bootstrap=targets, psk=subnet.swarm_key, announce=announce, peerstore=peerstore
+        )
 
     async with AsyncExitStack() as stack:
         try:

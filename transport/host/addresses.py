@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 import psutil
@@ -11,6 +13,7 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from multiaddr import Multiaddr
 
 from transport.host.interface import DialError, HostError
+from transport.host.limits import MAX_ADVERTISED_ADDRS
 from transport.host.tcp import host_and_port
 from transport.identity import PeerId, public_key_of
 
@@ -18,15 +21,45 @@ _WILDCARDS = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}  # noqa: S104  #
 _FAMILY_NAMES = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}
 
 
+_CIRCUIT = "/p2p-circuit"
+
+
 def parse_addr(text: str) -> Multiaddr:
-    """A TCP multiaddr without its ``/p2p/…`` part. Raises :class:`HostError`."""
+    """A TCP multiaddr without its ``/p2p/…`` part, or ``/…/tcp/…/p2p/RELAY/p2p-circuit``, likewise without the peer
+    behind the relay. Raises :class:`HostError`."""
+    head, circuit, _ = text.partition(_CIRCUIT)
     try:
-        addr = Multiaddr(text)
+        addr = Multiaddr(head)
         host_and_port(addr)
+        plain, _, relay = str(addr).partition("/p2p/")
+        if circuit:
+            public_key_of(relay)
+            return Multiaddr(f"{plain}/p2p/{relay}{_CIRCUIT}")
     except Exception as error:
         raise HostError(f"{text!r} is not an address like /ip4/192.0.2.1/tcp/4001: {error}") from error
-    plain, _, _ = str(addr).partition("/p2p/")
     return Multiaddr(plain)
+
+
+def dialable(texts: Iterable[str]) -> list[str]:
+    """Those of other people's addresses that we can make sense of, without the peer at their end."""
+    found = []
+    for text in texts:
+        try:
+            found.append(str(parse_addr(text)))
+        except HostError:
+            continue
+    return found
+
+
+def is_circuit(addr: Multiaddr) -> bool:
+    """Whether an address leads through a relay."""
+    return _CIRCUIT in str(addr)
+
+
+def circuit_parts(addr: Multiaddr) -> tuple[PeerId, Multiaddr]:
+    """The relay in ``/…/tcp/…/p2p/RELAY/p2p-circuit`` and its own address."""
+    plain, _, relay = str(addr).partition(_CIRCUIT)[0].partition("/p2p/")
+    return PeerId(relay), Multiaddr(plain)
 
 
 def split_peer(text: str) -> tuple[PeerId, Multiaddr]:
@@ -58,6 +91,29 @@ def expand_wildcard(addr: Multiaddr) -> list[Multiaddr]:
     outside = [address for address in found if not ip_address(address).is_loopback]
     best_first = sorted(outside or found, key=lambda address: (not ip_address(address).is_global, address))
     return [Multiaddr(f"/{_FAMILY_NAMES[family]}/{address}/tcp/{port}") for address in best_first]
+
+
+def best_first(addrs: Iterable[Multiaddr], circuits: Sequence[Multiaddr] = ()) -> list[Multiaddr]:
+    """The few addresses that we advertise: public ones before others, else in the order given, then those through
+    relays, for at most half of which there is always room."""
+
+    def private(addr: Multiaddr) -> bool:
+        host, _ = host_and_port(addr)
+        try:
+            return not ip_address(host).is_global
+        except ValueError:
+            return False  # a name, which somebody chose to give
+
+    through = list(circuits)[: MAX_ADVERTISED_ADDRS // 2]
+    return sorted(dict.fromkeys(addrs), key=private)[: MAX_ADVERTISED_ADDRS - len(through)] + through
+
+
+def lacks_family(addr: Multiaddr, error: Exception) -> bool:
+    """Whether a wildcard could not be bound because the machine has no addresses of its family."""
+    host, _ = host_and_port(addr)
+    return (
+        host in _WILDCARDS and isinstance(error, OSError) and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    )
 
 
 def explain(error: BaseException) -> str:

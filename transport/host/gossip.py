@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,9 +56,10 @@ def _new_router() -> GossipSub:
 
 
 class Gossip:
-    """One gossipsub router and its listeners. ``offend`` is told of a neighbour that keeps relaying bad messages."""
+    """One gossipsub router and its listeners. ``offend`` is told of a neighbour that keeps relaying bad messages;
+    ``now`` is Unix seconds."""
 
-    def __init__(self, host: Any, offend: Callable[[PeerId, str], object]) -> None:
+    def __init__(self, host: Any, offend: Callable[[PeerId, str], object], now: float) -> None:
         self._router = _new_router()
         self._pubsub = Pubsub(
             host,
@@ -68,6 +69,9 @@ class Gossip:
             max_subscriptions_per_peer=MAX_SUBSCRIPTIONS_PER_PEER,
             max_subscriptions_per_rpc=MAX_SUBSCRIPTIONS_PER_PEER,
         )
+        # Upstream counts messages from the second of the start (pubsub/pubsub.py:478): who has sent more messages than
+        # seconds went by is taken for repeating himself after a restart. As go-libp2p, from the nanosecond.
+        self._pubsub.counter = int(now * 1e9)
         # Upstream's subscriber channel drops the newest message (pubsub/pubsub.py:1358); a market wants the newest.
         self._pubsub.notify_subscriptions = self._deliver
         self._offend = offend
@@ -88,6 +92,10 @@ class Gossip:
         """End the thread that upstream starts for each cache of seen messages and leaves running
         (tools/timed_cache/base_timed_cache.py:25)."""
         self._pubsub.seen_messages._stop_event.set()
+
+    def mesh(self) -> Collection[PeerId]:
+        """The neighbours in some topic's mesh: at most D_hi a topic."""
+        return {PeerId(str(peer)) for peers in self._router.mesh.values() for peer in peers}
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Sign ``data`` and give it to the mesh. Raises :class:`HostError` when it is too long."""
@@ -130,6 +138,22 @@ class Gossip:
         if len(times) == MAX_BAD_GOSSIP and now - times[0] < BAD_GOSSIP_WINDOW_S:
             del self._bad[forwarder]
             self._offend(forwarder, f"relayed {MAX_BAD_GOSSIP} bad messages on {topic}")
+
+    def connection_lost(self, connection: Any) -> None:
+        """One of several connections to a peer is gone. If our gossip stream to it was there, open another.
+
+        Upstream keeps the dead stream while any connection to the peer stands (pubsub/pubsub.py:1231-1246): a neighbour
+        that comes back before its old connection is cleared away would never hear from us again. What it subscribed to
+        is kept, since it may have said so on the new connection already.
+        """
+        peer = connection.muxed_conn.peer_id
+        stream = self._pubsub.peers.get(peer)
+        if stream is None or stream.muxed_conn is not connection.muxed_conn:
+            return
+        topics = [topic for topic, peers in self._pubsub.peer_topics.items() if peer in peers]
+        self._pubsub._handle_dead_peer(peer)
+        for topic in topics:
+            self._pubsub.peer_topics.setdefault(topic, set()).add(peer)
 
     def forget(self, peer: PeerId) -> None:
         """A peer is gone; what was held against it goes as well."""

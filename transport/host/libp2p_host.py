@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 from libp2p.host.basic_host import BasicHost
-from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
+from libp2p.peer.peerstore import PeerStoreError as NotInPeerStore
 from libp2p.rcmgr import Direction
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from transport.host import hardening
-from transport.host.addresses import expand_wildcard, explain, parse_addr, split_peer
+from transport.host.addresses import (
+    best_first,
+    dialable,
+    expand_wildcard,
+    explain,
+    lacks_family,
+    parse_addr,
+    split_peer,
+)
 from transport.host.background import background
 from transport.host.bootstrap import keep_connected
+from transport.host.connections import ConnectionLimits
+from transport.host.dialler import Dialler
+from transport.host.events import EventFeed
 from transport.host.gossip import Gossip
 from transport.host.interface import (
     DialError,
@@ -39,33 +47,38 @@ from transport.host.interface import (
 )
 from transport.host.limits import (
     CLOSE_S,
-    DIAL_S,
-    DROPPED_PEER_S,
-    EVENT_QUEUE,
-    MAX_ADVERTISED_ADDRS,
-    MAX_CONNECTIONS,
-    MAX_CONNECTIONS_PER_PEER,
-    MAX_DIAL_ADDRS,
-    MAX_DROPPED_PEERS,
     NEGOTIATE_S,
+    REJOIN_PEERS,
+    REJOIN_TRIES,
 )
-from transport.host.queues import NewsQueue
+from transport.host.manager import ConnectionManager
+from transport.host.peerbook import PeerBook
+from transport.host.peerstore import PeerStoreError, opened
+from transport.host.rejoin import keep_company, keep_saving
+from transport.host.relay import RelayClient, RelayLimits, RelayService
+from transport.host.relay.messages import HOP, STOP
 from transport.host.streams import Libp2pStream
+from transport.host.swarm import ConnectionNotifee, addr_of, is_relayed, new_swarm, peer_of
 from transport.host.tcp import AddressError, TcpTransport
 from transport.identity import Identity, PeerId
-
-_STAGGER_S = 0.25  # head start of each address over the next one (RFC 8305 §5)
-_ADDR_TTL_S = 3600
 
 
 class Libp2pHost:
     """A :class:`transport.host.interface.Host` on real sockets. Make one with :meth:`open`."""
 
     def __init__(
-        self, identity: Identity, nursery: trio.Nursery, psk: bytes | None, announce: Sequence[str], rng: random.Random
+        self,
+        identity: Identity,
+        nursery: trio.Nursery,
+        psk: bytes | None,
+        announce: Sequence[str],
+        rng: random.Random,
+        limits: ConnectionLimits,
+        clock: Callable[[], float],
     ) -> None:
         hardening.quiet_libp2p()
-        hardening.enforce_receive_window()
+        hardening.mend_flow_control()
+        hardening.bound_identify()
         hardening.widen_gossip_queues()
         hardening.skip_sender_records()
         keys = hardening.libp2p_keys(identity.seed)
@@ -75,20 +88,24 @@ class Libp2pHost:
         self._announce = [str(parse_addr(addr)) for addr in announce]
         self._listening: list[Multiaddr] = []
         self._transport = TcpTransport(nursery, psk)
-        self._swarm = _new_swarm(keys, self._transport)
+        self._swarm = new_swarm(keys, self._transport, limits.total)
+        self._clock = clock
+        self._book = PeerBook()
+        self._budget = hardening.HalfOpenBudget()
+        self._accept = hardening.accept_inbound(self._swarm, self._budget)
+        self._relays = RelayClient(self._open_at_relay, self._accept, nursery.start_soon, psk, clock)
+        self._relay: RelayService | None = None
+        self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, clock)
         self._host = BasicHost(
             self._swarm, disable_identify_address_discovery=True, addrs_factory=lambda _: self._advertised()
         )
-        hardening.guard_streams(self._swarm)
-        hardening.forbid_hidden_dials(self._swarm)
-        hardening.identify_in(self._host, nursery)
-        self._gossip = Gossip(self._host, self._offend)
-        self._swarm.register_notifee(_Notifee(self))
-        self._budget = hardening.HalfOpenBudget()
-        self._followers: set[NewsQueue[HostEvent]] = set()
+        hardening.guard_streams(self._swarm)  # after BasicHost, which sets the handler that this one guards
+        hardening.identify_in(self._host, nursery, self._on_identified)
+        self._gossip = Gossip(self._host, self._offend, clock())
+        self._manager = ConnectionManager(limits, self._gossip.mesh, nursery.start_soon)
+        self._swarm.register_notifee(ConnectionNotifee(self._on_connected, self._on_disconnected))
+        self._feed = EventFeed()
         self._up: dict[PeerId, str] = {}
-        self._dialling: dict[PeerId, trio.Event] = {}
-        self._refused_until: dict[PeerId, float] = {}
 
     @classmethod
     @asynccontextmanager
@@ -100,44 +117,92 @@ class Libp2pHost:
         bootstrap: Sequence[str] = (),
         psk: bytes | None = None,
         announce: Sequence[str] = (),
+        peerstore: Path | None = None,
+        limits: ConnectionLimits | None = None,
+        relay: RelayLimits | None = None,
+        relays: Sequence[str] = (),
         rng: random.Random | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[Libp2pHost]:
         """Run a host for the length of the block.
 
-        ``listen`` and ``announce`` are multiaddrs such as ``/ip4/0.0.0.0/tcp/4001`` (port 0: any free one); announced
+        ``listen`` and ``announce`` are multiaddrs such as ``/ip4/0.0.0.0/tcp/4001`` or ``/ip6/::/tcp/4001`` (port 0:
+        any free one; a wildcard of a family that the machine lacks is skipped if it is not the only one); announced
         addresses replace the listened ones in :attr:`addrs`. ``bootstrap`` are multiaddrs that end in ``/p2p/ID``, each
         kept connected with exponential back-off and reported in :meth:`events`; an unreachable one is no error. ``psk``
-        is a private network's 32-byte key. Raises :class:`HostError` for a malformed or busy address.
+        is a private network's 32-byte key. ``peerstore`` is the file in which the host remembers where it reached its
+        peers: with it, a host that has few peers dials those it remembers and needs no bootstrap peer. One file a
+        network and process. With ``relay`` the host relays for others, within those limits; on each of ``relays``
+        (addresses as of bootstrap peers) it keeps a place for itself and advertises it. ``clock`` gives Unix seconds.
+        Raises :class:`HostError` for a malformed or busy address and a peer store that can be neither read nor
+        replaced.
         """
         targets = [(peer, addr) for addr in bootstrap for peer in (split_peer(addr)[0],) if peer != identity.peer_id]
-        async with background() as nursery:
-            host = cls(identity, nursery, psk, announce, rng or random.Random())  # noqa: S311  # jitter, no secret
+        rng = rng or random.Random()  # noqa: S311  # jitter, no secret
+        async with opened(peerstore) as store, background() as nursery:
+            host = cls(identity, nursery, psk, announce, rng, limits or ConnectionLimits(), clock)
+            if store is not None:
+                store.load(host._book, clock())
             await host._start(listen)
             for peer, addr in targets:
+                host._manager.protect(peer, "bootstrap")
                 nursery.start_soon(host._keep_bootstrap, peer, addr)
+            host._start_relaying(relay, [split_peer(addr) for addr in relays])
+            if store is not None:
+                nursery.start_soon(keep_saving, host._book, store)
+                nursery.start_soon(keep_company, host._lonely, host._acquaintances, host._try, rng)
             try:
                 yield host
             finally:
                 with trio.CancelScope(shield=True), trio.move_on_after(2 * CLOSE_S):
                     await host._stop()
+                if store is not None:
+                    with suppress(PeerStoreError):  # a full disk costs the last news only
+                        store.save(host._book.take_changes())
 
-    async def _start(self, listen: Iterable[str]) -> None:
+    async def _start(self, listen: Sequence[str]) -> None:
         manager = hardening.ContainedManager(self._swarm)
         self._swarm._manager = manager
         self._nursery.start_soon(manager.run)
         await self._swarm.event_background_nursery_created.wait()
         await self._gossip.start(self._nursery)
         for text in listen:
-            listener = self._transport.create_listener(hardening.accept_inbound(self._swarm, self._budget))
+            listener = self._transport.create_listener(self._accept)
             addr = parse_addr(text)
             try:
                 await listener.listen(addr)
             except (OSError, AddressError) as error:
+                if lacks_family(addr, error) and len(listen) > 1:
+                    hardening.log.info("not listening on %s: this machine has no such addresses", text)
+                    continue
                 raise HostError(f"cannot listen on {text}: {explain(error)}. Choose another address or port") from error
             self._swarm.listeners[text] = listener
             self._listening += listener.get_addrs()
         for addr in self.addrs:
-            self._tell(HostEvent(EventKind.LISTENING, None, addr))
+            self._feed.tell(HostEvent(EventKind.LISTENING, None, addr))
+
+    def _start_relaying(self, limits: RelayLimits | None, relays: Sequence[tuple[PeerId, Multiaddr]]) -> None:
+        if limits is not None:
+            self._relay = RelayService(
+                limits, lambda: self.addrs, self._dialler.direct_origin, self._open_on_it, self._clock
+            )
+            self._serve(HOP, self._relay.serve)
+        if relays:
+            self._serve(STOP, self._relays.serve_stop)
+        for peer, addr in relays:
+            self._manager.protect(peer, "relay")
+            self._nursery.start_soon(
+                self._relays.keep_reserved, peer, addr, self._rng, partial(self._tell_reserved, peer),
+                partial(self._tell_unreachable, peer, str(addr)),
+            )  # fmt: skip
+
+    def _tell_reserved(self, relay: PeerId) -> None:
+        for addr in self.addrs:
+            if f"/{relay}/p2p-circuit" in addr:
+                self._feed.tell(HostEvent(EventKind.LISTENING, None, addr))
+
+    def _tell_unreachable(self, peer: PeerId, addr: str, reason: str) -> None:
+        self._feed.tell(HostEvent(EventKind.UNREACHABLE, peer, addr, reason))
 
     async def _stop(self) -> None:
         self._swarm._closing = True
@@ -146,7 +211,7 @@ class Libp2pHost:
             await listener.close()
         async with trio.open_nursery() as nursery:
             for connection in self._connections():
-                nursery.start_soon(connection.close)
+                nursery.start_soon(hardening.say_goodbye, connection)
 
     # --- who and where ----------------------------------------------------------------------------------------------
 
@@ -163,111 +228,87 @@ class Libp2pHost:
 
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
-            return [Multiaddr(addr) for addr in self._announce]
-        return [expanded for addr in self._listening for expanded in expand_wildcard(addr)][:MAX_ADVERTISED_ADDRS]
+            return [*map(Multiaddr, self._announce), *self._relays.addrs()]
+        direct = (expanded for addr in self._listening for expanded in expand_wildcard(addr))
+        return best_first(direct, self._relays.addrs())
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""
         found: dict[PeerId, PeerInfo] = {}
         for connection in self._connections():
-            peer = PeerId(str(connection.muxed_conn.peer_id))
+            peer = peer_of(connection)
             inbound = connection.direction == Direction.INBOUND
-            found.setdefault(peer, PeerInfo(peer, _addr_of(connection), inbound, relayed=False))
+            found.setdefault(peer, PeerInfo(peer, addr_of(connection), inbound, is_relayed(connection)))
         return list(found.values())
 
     def _connections(self) -> list[Any]:
         return [c for conns in list(self._swarm.connections.values()) for c in conns if not c.is_closed]
 
     def _connection(self, peer: PeerId) -> Any | None:
-        for connection in self._swarm.connections.get(ID.from_string(peer), ()):
-            if not connection.is_closed:
-                return connection
-        return None
+        return self._dialler.connection(peer)
 
     # --- dialling ---------------------------------------------------------------------------------------------------
 
     async def connect(self, addr: str) -> PeerId:
         """Dial a multiaddr that ends in ``/p2p/<peer id>``; at once if connected. Raises :class:`DialError`."""
         peer, plain = split_peer(addr)
-        await self._ensure_connected(peer, [plain])
+        await self._dialler.ensure(peer, [plain])
         return peer
-
-    async def _ensure_connected(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
-        if peer == self._peer_id:
-            raise DialError("that is this node's own peer id")
-        while True:
-            if trio.current_time() < self._refused_until.get(peer, 0.0):
-                raise DialError(f"{peer} broke a protocol a moment ago and is refused for up to {DROPPED_PEER_S:.0f} s")
-            if (connection := self._connection(peer)) is not None:
-                return connection
-            if (other := self._dialling.get(peer)) is None:
-                break
-            await other.wait()
-        done = self._dialling[peer] = trio.Event()
-        try:
-            return await self._race(peer, addrs)
-        finally:
-            del self._dialling[peer]
-            done.set()
-
-    async def _race(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
-        """Dial the addresses one after another with a short head start each; the first connection wins."""
-        known = [] if (target := ID.from_string(peer)) not in self._swarm.peerstore.peer_ids() else self._known(target)
-        candidates = list(dict.fromkeys([*addrs, *known]))[:MAX_DIAL_ADDRS]
-        if not candidates:
-            raise DialError(f"no address of {peer} is known")
-        failures: list[str] = []
-        winner: list[Any] = []
-
-        async def attempt(addr: Multiaddr, failed: trio.Event) -> None:
-            try:
-                with trio.fail_after(DIAL_S):
-                    connection = await hardening.dial(self._swarm, addr, target)
-            except Exception as error:
-                failures.append(f"{addr}: {explain(error)}")
-                failed.set()
-                return
-            winner.append(connection)
-            self._swarm.peerstore.add_addrs(target, [addr], _ADDR_TTL_S)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for addr in candidates:
-                failed = trio.Event()
-                nursery.start_soon(attempt, addr, failed)
-                with trio.move_on_after(_STAGGER_S):
-                    await failed.wait()
-        if not winner:
-            raise DialError(f"cannot reach {peer} ({'; '.join(failures)})")
-        return winner[0]
-
-    def _known(self, peer: ID) -> list[Multiaddr]:
-        return [addr for addr in self._swarm.peerstore.addrs(peer) if self._transport.can_dial(addr)]
 
     async def _keep_bootstrap(self, peer: PeerId, addr: str) -> None:
         await keep_connected(
             partial(self.connect, addr),
             lambda: self._connection(peer) is not None,
-            lambda reason: self._tell(HostEvent(EventKind.UNREACHABLE, peer, addr, reason)),
+            partial(self._tell_unreachable, peer, addr),
             self._rng,
         )
+
+    def _lonely(self) -> bool:
+        return len(self._up) < REJOIN_PEERS
+
+    def _acquaintances(self) -> list[PeerId]:
+        known = self._book.candidates(self._clock())
+        return [peer for peer in known if peer not in self._up and peer != self._peer_id][:REJOIN_TRIES]
+
+    async def _try(self, peer: PeerId) -> None:
+        with suppress(DialError):
+            await self._dialler.ensure(peer, ())
+
+    def protect(self, peer: PeerId, tag: str) -> bool:
+        """Keep the connections of ``peer`` when the host is full, until :meth:`unprotect` was called for each tag it
+        has. False, and nothing done, when 96 peers or half of all connections are protected already."""
+        return self._manager.protect(peer, tag)
+
+    def unprotect(self, peer: PeerId, tag: str) -> None:
+        """Take back what :meth:`protect` gave. Idempotent."""
+        self._manager.unprotect(peer, tag)
 
     # --- streams ----------------------------------------------------------------------------------------------------
 
     async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> HostStream:
         """Open a stream for ``protocol``, dialling ``addrs`` and what is known of the peer if not connected."""
-        hints = []
-        for addr in addrs:
-            try:
-                hints.append(parse_addr(addr))
-            except HostError:
-                continue  # hints come from other people's records
-        connection = await self._ensure_connected(peer, hints)
+        hints = [Multiaddr(addr) for addr in dialable(addrs)]  # they come from other people's records
+        return await self._open_on(await self._dialler.ensure(peer, hints), peer, protocol)
+
+    async def _open_at_relay(self, relay: PeerId, protocol: str, addrs: list[str]) -> Libp2pStream:
+        """A stream to a relay, over a direct connection: circuits are not stacked."""
+        connection = await self._dialler.ensure(relay, [Multiaddr(addr) for addr in addrs])
+        if is_relayed(connection):
+            raise StreamError(f"{relay} is itself reached through a relay")
+        return await self._open_on(connection, relay, protocol)
+
+    async def _open_on_it(self, peer: PeerId, protocol: str) -> Libp2pStream:
+        if (connection := self._dialler.direct(peer)) is None:
+            raise StreamError(f"{peer} is not connected")
+        return await self._open_on(connection, peer, protocol)
+
+    async def _open_on(self, connection: Any, peer: PeerId, protocol: str) -> Libp2pStream:
         try:
             raw = await hardening.open_muxed_stream(connection)
         except Exception as error:
             raise StreamError(f"cannot open a stream to {peer}: {explain(error)}") from error
-        stream = Libp2pStream(raw, peer, self._nursery.start_soon)
+        self._manager.used(connection)
+        stream = Libp2pStream(raw, peer, self._nursery.start_soon, partial(self._ended, raw))
         try:
             with trio.fail_after(NEGOTIATE_S):
                 await stream.negotiate(protocol)
@@ -279,13 +320,23 @@ class Libp2pHost:
             raise
         return stream
 
+    def _ended(self, raw: Any) -> None:
+        hardening.forget(raw.muxed_stream)
+        raw.swarm_conn.remove_stream(raw)
+        self._manager.used(raw.swarm_conn)
+
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Serve ``protocol``; at most one handler each."""
+        self._serve(protocol, handler)
+
+    def _serve(self, protocol: str, handler: Callable[[Libp2pStream], Awaitable[None]]) -> None:
         if protocol in self._host.get_mux().handlers:
             raise ValueError(f"{protocol} has a handler already")
 
         async def serve(raw: Any) -> None:
-            stream = Libp2pStream(raw, PeerId(str(raw.muxed_conn.peer_id)), self._nursery.start_soon)
+            self._manager.used(raw.swarm_conn)
+            peer = PeerId(str(raw.muxed_conn.peer_id))
+            stream = Libp2pStream(raw, peer, self._nursery.start_soon, partial(self._ended, raw))
             try:
                 await handler(stream)
             except StreamError:
@@ -311,30 +362,15 @@ class Libp2pHost:
 
     # --- events and offenders ---------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def events(self) -> AsyncIterator[AsyncIterator[HostEvent]]:
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
         """Follow events, beginning with the addresses listened on and the peers connected already."""
-        queue: NewsQueue[HostEvent] = NewsQueue(EVENT_QUEUE)
-        for addr in self.addrs:
-            queue.put(HostEvent(EventKind.LISTENING, None, addr))
-        for peer, addr in self._up.items():
-            queue.put(HostEvent(EventKind.CONNECTED, peer, addr))
-        self._followers.add(queue)
-        try:
-            yield queue
-        finally:
-            self._followers.discard(queue)
-
-    def _tell(self, event: HostEvent) -> None:
-        for queue in self._followers:
-            queue.put(event)
+        listening = [HostEvent(EventKind.LISTENING, None, addr) for addr in self.addrs]
+        return self._feed.follow([*listening, *(HostEvent(EventKind.CONNECTED, p, a) for p, a in self._up.items())])
 
     async def drop(self, peer: PeerId, reason: str) -> None:
         """Disconnect a peer that broke a protocol and refuse it for :data:`DROPPED_PEER_S`."""
-        while len(self._refused_until) >= MAX_DROPPED_PEERS:
-            del self._refused_until[next(iter(self._refused_until))]
-        self._refused_until[peer] = trio.current_time() + DROPPED_PEER_S
-        self._tell(HostEvent(EventKind.DROPPED, peer, self._up.get(peer, ""), reason))
+        self._dialler.refuse(peer)
+        self._feed.tell(HostEvent(EventKind.DROPPED, peer, self._up.get(peer, ""), reason))
         self._nursery.start_soon(self._disconnect, peer)
         await trio.lowlevel.checkpoint()
 
@@ -342,72 +378,39 @@ class Libp2pHost:
         self._nursery.start_soon(self.drop, peer, reason)
 
     async def _disconnect(self, peer: PeerId) -> None:
-        for connection in list(self._swarm.connections.get(ID.from_string(peer), ())):
-            with trio.move_on_after(2 * CLOSE_S):
-                await connection.close()
+        async with trio.open_nursery() as nursery:
+            for connection in list(self._swarm.connections.get(ID.from_string(peer), ())):
+                nursery.start_soon(hardening.close_connection, connection)
 
     def _on_connected(self, connection: Any) -> None:
-        peer = PeerId(str(connection.muxed_conn.peer_id))
-        if trio.current_time() < self._refused_until.get(peer, 0.0):
-            self._nursery.start_soon(self._disconnect, peer)
+        peer = peer_of(connection)
+        if self._dialler.refuses(peer):
+            self._nursery.start_soon(hardening.close_connection, connection)
+            return
+        if not self._manager.opened(connection):
             return
         self._host._schedule_identify(connection.muxed_conn.peer_id, reason="connected")
         if peer not in self._up:
-            self._up[peer] = _addr_of(connection)
-            self._tell(HostEvent(EventKind.CONNECTED, peer, self._up[peer]))
+            self._up[peer] = addr_of(connection)
+            self._feed.tell(HostEvent(EventKind.CONNECTED, peer, self._up[peer]))
+
+    def _on_identified(self, peer: ID) -> None:
+        with suppress(NotInPeerStore):
+            claims = dialable(str(addr) for addr in self._swarm.peerstore.addrs(peer))
+            self._book.claimed(PeerId(str(peer)), claims, self._clock())
 
     def _on_disconnected(self, connection: Any) -> None:
-        peer = PeerId(str(connection.muxed_conn.peer_id))
-        if self._connection(peer) is None and peer in self._up:
+        peer = peer_of(connection)
+        self._manager.closed(connection)
+        if self._connection(peer) is not None:
+            self._gossip.connection_lost(connection)
+            return
+        with suppress(NotInPeerStore):  # upstream's own store keeps something of everybody who ever came
+            self._swarm.peerstore.clear_peerdata(connection.muxed_conn.peer_id)
+        if peer in self._up:
             self._gossip.forget(peer)
+            self._relays.forget(peer)
+            if self._relay is not None:
+                self._relay.forget(peer)
             self._host._identified_peers.pop(connection.muxed_conn.peer_id, None)
-            self._tell(HostEvent(EventKind.DISCONNECTED, peer, self._up.pop(peer)))
-
-
-class _Notifee:
-    """What the swarm calls when connections come and go."""
-
-    def __init__(self, host: Libp2pHost) -> None:
-        self._host = host
-
-    async def connected(self, _network: Any, connection: Any) -> None:
-        self._host._on_connected(connection)
-
-    async def disconnected(self, _network: Any, connection: Any) -> None:
-        self._host._on_disconnected(connection)
-
-    async def opened_stream(self, _network: Any, _stream: Any) -> None:
-        pass
-
-    async def closed_stream(self, _network: Any, _stream: Any) -> None:
-        pass
-
-    async def listen(self, _network: Any, _addr: Any) -> None:
-        pass
-
-    async def listen_close(self, _network: Any, _addr: Any) -> None:
-        pass
-
-
-def _addr_of(connection: Any) -> str:
-    peer = connection.muxed_conn.peer_id
-    addrs = connection.get_transport_addresses()
-    return f"{addrs[0]}/p2p/{peer}" if addrs else f"/p2p/{peer}"
-
-
-def _new_swarm(keys: Any, transport: TcpTransport) -> Swarm:
-    peer = ID.from_pubkey(keys.public_key)
-    peerstore = PeerStore()
-    peerstore.add_key_pair(peer, keys)
-    upgrader = TransportUpgrader(hardening.noise_only(keys), {YAMUX_ID: Yamux}, int(NEGOTIATE_S))
-    config = ConnectionConfig(
-        max_connections=MAX_CONNECTIONS,
-        max_connections_per_peer=MAX_CONNECTIONS_PER_PEER,
-        # No watermarks: upstream would dial whatever the peer store holds to reach them.
-        min_connections=0,
-        low_watermark=0,
-        high_watermark=MAX_CONNECTIONS,
-        inbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
-        outbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
-    )
-    return Swarm(peer, peerstore, upgrader, [transport], RetryConfig(max_retries=0), config)
+            self._feed.tell(HostEvent(EventKind.DISCONNECTED, peer, self._up.pop(peer)))

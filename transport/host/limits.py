@@ -5,14 +5,36 @@ from __future__ import annotations
 MAX_CONNECTIONS = 256
 """Connections of both directions together: about 0.15 MB each, so the table stays under 40 MB."""
 
+MAX_INBOUND_CONNECTIONS = 192
+"""Of those, made by others: a quarter stays for peers that we choose ourselves, so that no flood can eclipse us."""
+
 MAX_CONNECTIONS_PER_PEER = 2
 """Two, not one: when two nodes dial each other at once, both connections stand until one closes."""
 
+MAX_CONNECTIONS_PER_ADDRESS = 16
+"""Inbound, of one IPv4 address or IPv6 /64: an office behind one address, not a machine with a thousand identities."""
+
+MAX_CONNECTIONS_PER_NETWORK = 64
+"""Inbound, of one IPv4 /24 or IPv6 /48: whoever rents a whole one gets a third of the inbound places."""
+
+MAX_CONNECTIONS_LOCAL = 128
+"""Inbound, from loopback: a swarm of processes on the owner's own machine, or what a local proxy forwards."""
+
+CONNECTION_GRACE_S = 20.0
+"""A new connection is not trimmed for this long (go-libp2p's default): enough for identify, a lookup and a quote."""
+
+MAX_PROTECTED_PEERS = 96
+"""Peers that may not be trimmed by name; never more than half of all connections."""
+
+CLOSING_CONNECTIONS = 64
+"""Connections beyond MAX_CONNECTIONS while the trimmed ones close, which takes them up to CLOSE_S."""
+
 MAX_HALF_OPEN = 128
-"""Accepted sockets that have not authenticated yet. Each costs a file descriptor and two tasks."""
+"""Accepted sockets that have not authenticated yet. Each costs a file descriptor and two tasks. One more, and the
+oldest of the most crowded address goes."""
 
 MAX_HALF_OPEN_PER_ADDRESS = 32
-"""Of those, from one IP address: a flood from one machine leaves room for everybody else."""
+"""Of those, from one IPv4 address or IPv6 /64: a flood from one machine leaves room for everybody else."""
 
 INBOUND_HANDSHAKE_S = 8.0
 """From accept to an authenticated, multiplexed connection. A slow link needs under 2 s; a slow-loris gets 8."""
@@ -39,7 +61,8 @@ WRITE_BUFFER_BYTES = 512 * 1024
 """Bytes waiting for the socket of one connection before its writers wait."""
 
 WRITE_STALL_S = 20.0
-"""A socket that takes no byte for this long is dead; its connection is closed."""
+"""A socket that takes no byte for this long is dead; its connection is closed. A stream whose window does not open for
+this long fails: half a window takes 20 s on a link of 50 kbit/s."""
 
 READ_CHUNK_BYTES = 64 * 1024
 """One read from a socket or stream."""
@@ -55,6 +78,18 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 
 MAX_PROTOCOL_NAME_BYTES = 256
 """Names on multistream-select lines that we read (ours have under 64 bytes)."""
+
+MAX_ADDR_BYTES = 256
+"""One multiaddr in identify: a DNS name has at most 253 characters, the rest is a few bytes."""
+
+MAX_IDENTIFY_BYTES = 64 * 1024
+"""One identify message: 8 addresses, 128 protocols and a signed record take under 40 KiB."""
+
+MAX_IDENTIFY_PROTOCOLS = 128
+"""Protocols of one peer that are remembered; ours speak about ten."""
+
+IDENTIFY_ADDR_TTL_S = 3600
+"""How long addresses from identify are believed without being confirmed."""
 
 # --- gossip -------------------------------------------------------------------------------------------------------
 GOSSIP_HEARTBEAT_S = 1
@@ -85,6 +120,53 @@ MAX_BAD_GOSSIP = 20
 """Messages refused by a validator that one neighbour may relay in BAD_GOSSIP_WINDOW_S before it is dropped."""
 
 BAD_GOSSIP_WINDOW_S = 60.0
+
+# --- the peer book ------------------------------------------------------------------------------------------------
+MAX_KNOWN_PEERS = 1024
+"""Peers whose addresses are remembered, in memory and on disk: a megabyte at the most."""
+
+MAX_CLAIMED_PEERS_PER_NETWORK = 32
+"""Peers of one /24 or /48 remembered on their own word alone: 3 % of the book."""
+
+CONFIRMED_ADDR_S = 30 * 86400.0
+"""An address at which a peer was reached is forgotten a month later; home connections change within weeks."""
+
+CLAIMED_ADDR_S = 86400.0
+"""An address that a peer only claimed is forgotten after a day."""
+
+MAX_ADDR_FAILURES = 8
+"""Dials in a row after which a confirmed address is forgotten."""
+
+PEERSTORE_SAVE_S = 5.0
+"""News of peers waits this long for more before one transaction writes it."""
+
+REJOIN_PEERS = 4
+"""With fewer peers than this a host that has a peer store dials those it remembers."""
+
+REJOIN_TRIES, REJOIN_AT_ONCE = 32, 4
+"""Remembered peers tried in one round, and how many of them at the same time."""
+
+# --- relays -------------------------------------------------------------------------------------------------------
+RELAY_RESERVATIONS, RELAY_RESERVATIONS_PER_ADDRESS = 64, 4
+"""Peers that a relay keeps a place for, in all and of one address: each needs a connection that stands."""
+
+RELAY_RESERVATION_S = 3600.0
+"""How long a place is kept without being renewed (circuit v2's own default)."""
+
+RELAY_RENEW_FRACTION = 0.75
+"""When of that time a place is renewed."""
+
+RELAY_CIRCUITS, RELAY_CIRCUITS_PER_PEER = 32, 4
+"""Circuits at once, in all and with one peer at either end: 64 windows of 256 KiB in memory."""
+
+RELAY_BYTES = 8 * 1024 * 1024
+"""Bytes of one circuit, both ways together: hours of the control plane, or a long answer's tokens."""
+
+RELAY_SECONDS = 1800.0
+"""How long one circuit may stand; whoever still needs it dials again."""
+
+RELAY_CONNECT_S = 5.0
+"""Each exchange of hop and stop messages; a dial through a relay has DIAL_S in all."""
 
 # --- events and bootstrap -----------------------------------------------------------------------------------------
 EVENT_QUEUE = 128

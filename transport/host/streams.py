@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -38,13 +39,16 @@ class Libp2pStream:
     """A :class:`transport.host.interface.HostStream` over a libp2p stream.
 
     One task sends and one receives at a time. ``spawn`` starts a task that outlives its caller, for the reset of a
-    stream whose writer was cancelled.
+    stream whose writer was cancelled. ``ended`` is called once, after the stream was closed or reset.
     """
 
-    def __init__(self, stream: Any, peer: PeerId, spawn: Callable[..., object]) -> None:
+    def __init__(
+        self, stream: Any, peer: PeerId, spawn: Callable[..., object], ended: Callable[[], None] = lambda: None
+    ) -> None:
         self._stream = stream
         self._peer = peer
         self._spawn = spawn
+        self._ended = ended
         self._buffer = bytearray()
         self._over = False
 
@@ -55,6 +59,7 @@ class Libp2pStream:
 
     async def negotiate(self, protocol: str) -> None:
         """Ask for ``protocol`` as the opener, in one round trip (multistream-select, both lines at once)."""
+        self._stream.set_protocol(protocol)
         await self._write(_line(_MULTISTREAM) + _line(protocol))
         if (answer := await self._read_line()) != _MULTISTREAM:
             raise StreamError(f"{self._peer} does not speak {_MULTISTREAM} but {answer!r}")
@@ -85,6 +90,20 @@ class Libp2pStream:
         except BaseException:
             self._abandon()
             raise
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send bytes without a length: the stream is a pipe from here on."""
+        await self._write(data)
+
+    async def receive_bytes(self, max_bytes: int) -> bytes:
+        """At least one byte and at most ``max_bytes``; none once the stream has ended, in whichever way."""
+        try:
+            await self._fill(1)
+        except StreamError:
+            return b""
+        data = bytes(self._buffer[:max_bytes])
+        del self._buffer[:max_bytes]
+        return data
 
     async def receive(self, max_bytes: int) -> bytes:
         """Receive one message of at most ``max_bytes``. Cancellation between messages loses nothing."""
@@ -128,26 +147,18 @@ class Libp2pStream:
 
     async def _reset(self) -> None:
         with trio.move_on_after(CLOSE_S):
-            try:
+            with suppress(*_BROKEN):
                 await self._stream.reset()
-            except _BROKEN:
-                return
+        self._ended()
 
     async def aclose(self) -> None:
         """Say that nothing more comes and forget the stream. Idempotent; never raises."""
         if self._over:
             return
         self._over = True
-        # Closed for reading as well, or the muxer would keep the stream until the other side closes it, if ever.
-        muxed = self._stream.muxed_stream
-        muxed.recv_closed = True
-        if (rest := muxed.conn.stream_buffers.get(muxed.stream_id)) is not None:
-            rest.clear()
-        with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S):
-            try:
-                await self._stream.close()
-            except _BROKEN:
-                return
+        with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S), suppress(*_BROKEN):
+            await self._stream.close()
+        self._ended()
 
     async def reset(self) -> None:
         """Abort in both directions. Idempotent; never raises."""

@@ -19,7 +19,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from libp2p.abc import IListener, IRawConnection, ITransport
@@ -83,14 +83,26 @@ def _keep_alive(stream: trio.SocketStream) -> None:
             stream.setsockopt(level, option, value)
 
 
-class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
-    """One socket. Reads by one task at a time; writes never leave half a message behind."""
+class Pipe(Protocol):
+    """Bytes in order, both ways: a socket, or a stream through a relay."""
 
-    def __init__(self, stream: trio.SocketStream, psk: bytes | None) -> None:
-        self._stream = stream
+    async def send_all(self, data: bytes) -> None:
+        """Send all of ``data``."""
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        """At least one byte, none at the end."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+
+
+class PipedStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
+    """A raw connection over a pipe. Reads by one task at a time; writes never leave half a message behind."""
+
+    def __init__(self, pipe: Pipe, remote: tuple[str, int] | None, psk: bytes | None) -> None:
+        self._stream = pipe
         self._psk = psk
-        self._remote = _peer_name(stream)
-        _keep_alive(stream)
+        self._remote = remote
         self._encrypt: XSalsa20 | None = None
         self._decrypt: XSalsa20 | None = None
         self._in = bytearray()
@@ -123,8 +135,11 @@ class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
             self._closing = True
             self._let_writers_in()
             with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self._stream)
+                await self._close_pipe()
             self._finished.set()
+
+    async def _close_pipe(self) -> None:
+        await self._stream.aclose()
 
     def _let_writers_in(self) -> None:
         room, self._room = self._room, trio.Event()
@@ -191,18 +206,38 @@ class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
             self.abort()
 
     def abort(self) -> None:
-        """Close the socket now, without flushing."""
-        self._closing = True
-        self._stream.socket.close()
-        self._wake.set()
+        """Close the pipe now, without flushing."""
+        raise NotImplementedError
+
+    def raw(self, initiator: bool) -> RawConnection:
+        """The connection for libp2p to secure and multiplex."""
+        return RawConnection(self, initiator)
 
     async def wait_closed(self) -> None:
-        """Return once the socket is closed, from whichever side."""
+        """Return once the pipe is closed, from whichever side."""
         await self._finished.wait()
 
     def get_remote_address(self) -> tuple[str, int] | None:
-        """IP address and port of the other end."""
+        """IP address and port of the other end; None through a relay."""
         return self._remote
+
+
+class TcpStream(PipedStream):
+    """One socket."""
+
+    def __init__(self, stream: trio.SocketStream, psk: bytes | None) -> None:
+        super().__init__(stream, _peer_name(stream), psk)
+        self._socket_stream = stream
+        _keep_alive(stream)
+
+    async def _close_pipe(self) -> None:
+        await trio.aclose_forcefully(self._socket_stream)
+
+    def abort(self) -> None:
+        """Close the socket now, without flushing."""
+        self._closing = True
+        self._socket_stream.socket.close()
+        self._wake.set()
 
 
 class TcpTransport(ITransport):  # type: ignore[misc]  # libp2p ships no types
@@ -224,7 +259,7 @@ class TcpTransport(ITransport):  # type: ignore[misc]  # libp2p ships no types
             stream = await trio.open_tcp_stream(host, port)
         except (OSError, AddressError) as error:
             raise OpenConnectionError(str(error)) from error
-        return RawConnection(self._start(stream), True)
+        return self._start(stream).raw(True)
 
     def create_listener(self, handler_function: Callable[[Any], Awaitable[None]]) -> TcpListener:
         """A listener that gives each accepted connection to ``handler_function``."""

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from hypothesis import given
+from hypothesis import strategies as st
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
@@ -214,9 +216,26 @@ async def test_p3_bytes_of_a_cancelled_write_leave_whole() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_p3_a_cancelled_opening_gives_its_place_in_the_muxer_back(new_host: Any) -> None:
+    async with new_host() as server, new_host(listen=[]) as client, trio.open_nursery() as nursery:
+        server.set_handler(ECHO, echo)
+        await assert_serves(server, client)
+        muxed = client._connection(server.peer_id).muxed_conn
+        free = muxed.stream_backlog_semaphore.value
+        await muxed._write_lock.acquire()  # the socket is busy: no SYN leaves
+        for _ in range(5):
+            nursery.start_soon(client.open_stream, server.peer_id, ECHO)
+        await until(lambda: muxed.stream_backlog_semaphore.value <= free - 5)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.05)
+            muxed._write_lock.release()
+            await until(lambda: muxed.stream_backlog_semaphore.value >= free)
+
+
 async def test_p4_a_dial_ends_when_it_succeeds(new_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("libp2p.network.swarm._HAPPY_EYEBALLS_DELAY", 60.0)
-    monkeypatch.setattr("transport.host.libp2p_host._STAGGER_S", 60.0)
+    monkeypatch.setattr("transport.host.dialler._STAGGER_S", 60.0)
     async with new_host() as server, new_host(listen=[]) as client:
         with trio.fail_after(5):
             await client.connect(server.addrs[0])
@@ -335,7 +354,7 @@ async def test_p9_plaintext_is_not_spoken(new_host: Any) -> None:
 async def test_p10_a_private_network_is_closed_to_strangers_and_open_to_members(
     new_host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transport.host.libp2p_host.DIAL_S", 1.0)
+    monkeypatch.setattr("transport.host.dialler.DIAL_S", 1.0)
     key, other = b"k" * 32, b"o" * 32
     async with new_host(psk=key) as server:
         server.set_handler(ECHO, echo)
@@ -358,23 +377,40 @@ async def test_p11_silent_connections_from_one_address_are_bounded(new_host: Any
             for _ in range(MAX_HALF_OPEN_PER_ADDRESS * 4):
                 stream = await trio.open_tcp_stream("127.0.0.1", port_of(server))
                 silent.append(await stack.enter_async_context(stream))
-            await until(lambda: sum(server._budget._by_address.values()) >= MAX_HALF_OPEN_PER_ADDRESS)
-            assert server._budget._by_address == {"127.0.0.1": MAX_HALF_OPEN_PER_ADDRESS}
+            await until(lambda: server._budget.counts().get("127.0.0.1", 0) >= MAX_HALF_OPEN_PER_ADDRESS)
+            assert server._budget.counts() == {"127.0.0.1": MAX_HALF_OPEN_PER_ADDRESS}
             await assert_serves(server, honest)
-        await until(lambda: not server._budget._by_address)
-        async with new_host(listen=[]) as newcomer:
-            await assert_serves(server, newcomer)
+            async with new_host(listen=[]) as newcomer:  # from the flooder's own address
+                await assert_serves(server, newcomer)
+        await until(lambda: not server._budget.counts())
 
 
-def test_p11_the_budget_leaves_room_for_other_addresses() -> None:
+def test_p11_a_newcomer_displaces_the_oldest_of_its_own_address_then_of_the_most_crowded() -> None:
     budget = hardening.HalfOpenBudget(total=5, per_address=2)
-    assert [budget.admit("a") for _ in range(4)] == [True, True, False, False]
-    assert budget.admit("b")
-    assert budget.admit("c")
-    assert budget.admit("d")
-    assert not budget.admit("e")
-    budget.release("a")
-    assert budget.admit("e")
+    assert [budget.enter("a") for _ in range(3)] == [(1, None), (2, None), (3, 1)]
+    assert [budget.enter(address) for address in "bcd"] == [(4, None), (5, None), (6, None)]
+    assert budget.enter("e") == (7, 2)
+    budget.leave(3)
+    budget.leave(3)
+    assert budget.enter("f") == (8, None)
+    assert budget.enter("g") == (9, 4)  # nobody is crowded: the oldest
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefg"), st.booleans()), max_size=80), st.integers(1, 6), st.integers(1, 4)
+)
+def test_p11_the_budget_holds_whatever_comes_and_the_newest_is_in(
+    arrivals: list[tuple[str, bool]], total: int, per_address: int
+) -> None:
+    budget = hardening.HalfOpenBudget(total, per_address)
+    for address, stays in arrivals:
+        ticket, victim = budget.enter(address)
+        assert ticket != victim
+        assert budget.counts()[address] >= 1
+        assert sum(budget.counts().values()) <= total
+        assert max(budget.counts().values()) <= per_address
+        if not stays:
+            budget.leave(ticket)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", MULTISTREAM, b"\xff" * 4096])
@@ -427,6 +463,56 @@ async def test_p13b_a_frames_own_record_of_its_sender_is_not_looked_at(new_host:
         frame = rpc_pb2.RPC(subscriptions=[subscription], senderRecord=b"no envelope").SerializeToString()
         await stream.write(MULTISTREAM + b"\x0f/meshsub/1.1.0\n" + encode_varint(len(frame)) + frame)
         await until(lambda: server._gossip._pubsub.peer_topics.get("weather"))
+
+
+async def test_p13c_gossip_survives_the_loss_of_one_of_two_connections(new_host: Any) -> None:
+    async with new_host() as one, new_host(listen=[]) as two:
+        async with one.subscribe("news", lambda _: True) as at_one, two.subscribe("news", lambda _: True) as at_two:
+            target = ID.from_string(one.peer_id)
+            first = await hardening.dial(two._swarm, Multiaddr(one.addrs[0]), target)
+            await until(lambda: one._gossip._pubsub.peer_topics.get("news"))
+            await until(lambda: two._gossip._pubsub.peer_topics.get("news"))
+            await hardening.dial(two._swarm, Multiaddr(one.addrs[0]), target)
+            hardening.socket_of(first).abort()
+            await until(lambda: len(one._swarm.get_connections()) == len(two._swarm.get_connections()) == 1)
+            for host in (one, two):  # each opens its gossip stream on the connection that is left
+                (standing,) = host._connections()
+                peers = host._gossip._pubsub.peers
+                await until(lambda peers=peers, c=standing: any(s.muxed_conn is c.muxed_conn for s in peers.values()))
+            await one.publish("news", b"to two")
+            await two.publish("news", b"to one")
+            with trio.fail_after(5):
+                assert (await anext(at_one)).data in (b"to two", b"to one")
+                assert (await anext(at_two)).data in (b"to two", b"to one")
+
+
+async def test_p13c_a_peer_that_comes_back_at_once_hears_gossip(new_host: Any) -> None:
+    me = Identity(b"comeback" * 4)
+    async with new_host() as server, server.subscribe("news", lambda _: True):
+        for number in range(4):
+            async with new_host(identity=me, listen=[], bootstrap=server.addrs) as client:
+                async with client.subscribe("news", lambda _: True) as inbox:
+                    await until(lambda client=client: client._gossip._pubsub.peer_topics.get("news"))
+                    await until(lambda: server._gossip._pubsub.peer_topics.get("news"))
+                    with trio.fail_after(5):
+                        while True:
+                            await server.publish("news", b"%d" % number)
+                            with trio.move_on_after(0.3):
+                                assert (await anext(inbox)).data
+                                break
+
+
+async def test_p13d_a_restarted_node_does_not_seem_to_repeat_itself(new_host: Any) -> None:
+    me = Identity(b"restarts" * 4)
+    async with new_host() as server, server.subscribe("news", lambda _: True) as inbox:
+        for _ in range(3):  # well within a second each
+            async with new_host(identity=me, listen=[], bootstrap=server.addrs) as client:
+                async with client.subscribe("news", lambda _: True):
+                    await until(lambda client=client: client._gossip._pubsub.peer_topics.get("news"))
+                    for number in range(5):
+                        await client.publish("news", b"%d" % number)
+                    with trio.fail_after(5):
+                        assert [(await anext(inbox)).data for _ in range(5)] == [b"%d" % n for n in range(5)]
 
 
 async def test_p14_an_ipv6_peer_has_an_address(new_host: Any) -> None:
