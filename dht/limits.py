@@ -62,6 +62,71 @@ REGOSSIP_INTERVAL_S = 5.0
 WITHDRAW_FLUSH_S = 0.2
 """What a withdrawal gets to leave through the sockets before the host may close them."""
 
+# --- shards of the directory ----------------------------------------------------------------------------------------
+SHARD_CAP = 24
+"""Providers that share one shard. A market of 10,000 then has about 600 shards of 17 and as many samples above them;
+of 10,000 nodes each holds k = 20 copies of a key, the busiest one 1.2 to 1.6 % of the market (docs/attacks.md)."""
+
+SHARD_SAMPLE = 8
+"""Providers, in the mean, that a prefix longer shards begin with lists as well: enough to tell how far down they are."""
+
+SHARD_ASK = 2 * SHARD_CAP
+"""Providers asked of one key: more than belong there, so that an overfull one shows."""
+
+MAX_SHARD_BITS = 24
+"""The longest prefix: a market of 400 million providers."""
+
+COLD_SHARD_BITS = 6
+"""Where somebody begins who knows nothing of a market: 64 keys, so that newcomers to a large one do not all ask the
+same 20 nodes (each would serve every one of them, and now serves 1.6 %). A small market costs one look-up more."""
+
+WALK_LOOKUPS = 12
+"""Look-ups that one search may make; 95 of 100 make three or fewer."""
+
+SURVEY_LOOKUPS = 12
+"""Look-ups before one announcement; a settled market needs one or two."""
+
+WANTED_PROVIDERS = 8
+"""Providers that a search looks for: as many as are asked for quotes."""
+
+MAX_MARKETS = 256
+"""(task, model, tier) whose depth and last search are remembered."""
+
+PROVIDER_TTL_S = 3600.0
+"""How long a provider record stands. A third of it is what a provider announces in; whoever was killed is found, and
+not reached, for the whole of it."""
+
+FIRST_SURVEY_AGAIN_S = 10.0
+"""An announcement is made again after this, and each time three times later up to a third of the TTL: the first was
+made among the few peers of a node that has just started, or in the middle of a rush."""
+
+MAX_SURVEYS = 4
+"""Markets surveyed at once by one node."""
+
+LOOKUP_S = 20.0
+"""One look-up or one announcement in the table."""
+
+FETCH_S = 5.0
+"""To reach one provider and have its record."""
+
+MAX_FETCHES = 8
+"""Providers asked for their records at once, by one search."""
+
+SEARCH_S = 60.0
+"""One search in all."""
+
+MAX_SEARCHES = 8
+"""Searches at once, each for another market."""
+
+SEARCH_AGAIN_S = 20.0
+"""Between two searches for one market: what it had to show is known."""
+
+INTEREST_S = 600.0
+"""How long after it was last asked for a market is kept warm."""
+
+RENEW_AHEAD_S = 60.0
+"""A record that is wanted and expires within this is asked of its provider again. Gossip renews it 80 s ahead."""
+
 # --- the index ----------------------------------------------------------------------------------------------------
 MAX_RECORDS = 4096
 """Records kept: about 10 MB."""
