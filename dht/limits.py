@@ -68,7 +68,7 @@ SHARD_CAP = 24
 of 10,000 nodes each holds k = 20 copies of a key, the busiest one 1.2 to 1.6 % of the market (docs/attacks.md)."""
 
 SHARD_SAMPLE = 8
-"""Providers, in the mean, that a prefix longer shards begin with lists as well: enough to tell how far down they are."""
+"""Providers, in the mean, that a shard with others below it lists: enough to tell how far down they are."""
 
 SHARD_ASK = 2 * SHARD_CAP
 """Providers asked of one key: more than belong there, so that an overfull one shows."""
@@ -109,8 +109,11 @@ LOOKUP_S = 20.0
 FETCH_S = 5.0
 """To reach one provider and have its record."""
 
-MAX_FETCHES = 8
-"""Providers asked for their records at once, by one search."""
+MAX_FETCHES, MAX_ALL_FETCHES = 8, 16
+"""Providers asked for their records at once, by one search and by all."""
+
+MAX_HINTS = 8
+"""Addresses tried of those that the table has of a provider: nobody vouches for them."""
 
 SEARCH_S = 60.0
 """One search in all."""
@@ -118,8 +121,11 @@ SEARCH_S = 60.0
 MAX_SEARCHES = 8
 """Searches at once, each for another market."""
 
-SEARCH_AGAIN_S = 20.0
-"""Between two searches for one market: what it had to show is known."""
+SEARCH_RETRY_S = 1.0
+"""Between two searches for a market of which nobody is known, while somebody waits."""
+
+SEARCH_AGAIN_S, MAX_SEARCH_AGAIN_S = 20.0, 300.0
+"""Between two searches for a market of which somebody is known, but fewer than wanted; doubled with each."""
 
 INTEREST_S = 600.0
 """How long after it was last asked for a market is kept warm."""
@@ -127,12 +133,29 @@ INTEREST_S = 600.0
 RENEW_AHEAD_S = 60.0
 """A record that is wanted and expires within this is asked of its provider again. Gossip renews it 80 s ahead."""
 
+GOSSIP_BURST, GOSSIP_PER_S = 8, 1.0
+"""Records of one origin that are looked at: an honest one sends a change every 2 s and repeats one every 5 s."""
+
+MAX_ORIGINS = 8192
+"""Origins whose rate is remembered: twice the providers that an index holds."""
+
 # --- the index ----------------------------------------------------------------------------------------------------
 MAX_RECORDS = 4096
 """Records kept: about 10 MB."""
 
 MAX_RECORDS_PER_MODEL = 1024
 """Records kept of those who sell one (task, model): a popular model must not crowd out the others."""
+
+NEWCOMERS_SHARE = 0.5
+"""Of either bound: what providers of whom nothing is known yet may displace. Identities cost nothing, so a flood of
+new ones takes this much and no more of what was there before it."""
+
+SETTLED_AFTER_S = 300.0
+"""A provider whose record was renewed this long after it was first heard is a newcomer no more: two default TTLs, so
+that whoever floods must keep all his identities alive."""
+
+MAX_DEALT_WITH = 256
+"""Providers remembered as dealt with, whom no stranger displaces: a sixteenth of the index."""
 
 # --- exchange between neighbours ------------------------------------------------------------------------------------
 PAGE_RECORDS = 64

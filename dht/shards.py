@@ -22,7 +22,7 @@ from transport.identity import PeerId
 _DOMAIN = "cocoon:directory/1"
 _SHA2_256 = b"\x12\x20"  # multihash: the function's code and its digest's length
 _POINT_BITS = 64
-_QUANTILE = 0.8  # a fifth of the listings may be false and changes nothing
+_QUANTILE = 0.8  # one listing in nine may be false, and nearly one in five of many, and nothing changes
 _EVEN = 0.45  # below this the quantile of even weights lies in 2 of 100 leaves
 _TYPICAL = 0.7 * SHARD_CAP  # providers of an ordinary leaf
 

@@ -52,7 +52,7 @@ class _Descent:
         """The deepest shard on the path that has others below it."""
         self.empty = MAX_SHARD_BITS + 1
         """The highest that lists nobody."""
-        self._misses = 0
+        self._missed = False
 
     def below(self, reading: Reading) -> bool:
         """Go down from an inner shard. False when what is below it is known to be empty."""
@@ -68,13 +68,14 @@ class _Descent:
         self.empty = min(self.empty, self.depth)
         if self.inner >= self.depth - 1:
             return False
-        self._misses += 1
-        if self._misses == 1 and not self._cold:
-            self.depth -= 1  # the market shrank a little, or the guess was one too deep
-        elif self.inner >= 0:
-            self.depth = self.depth - 1 if self._misses == 1 else (self.inner + self.empty) // 2
+        if self.inner < 0:
+            # Those at the root, if it is no leaf, tell the depth; but a market may just have shrunk by a level.
+            self.depth = 0 if self._cold else self.depth - 1
+            self._cold = True
         else:
-            self.depth = 0  # whose sample, if it is not a leaf, tells the depth
+            # What a sample says is seldom off by more than a level.
+            self.depth = (self.inner + self.empty) // 2 if self._missed else self.depth - 1
+            self._missed = True
         return True
 
     def sparse(self) -> bool:
