@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -27,6 +27,7 @@ from dht.limits import (
     MAX_FETCHES,
     MAX_HINTS,
     MAX_ORIGINS,
+    MAX_RECORD_BYTES,
     PROVIDER_TTL_S,
     REFRESH_S,
     REGOSSIP_DELAY_S,
@@ -95,22 +96,23 @@ class Directory:
     async def __aenter__(self) -> Self:
         self._host.set_handler(self._protocol, self._neighbours.serve)
         async with AsyncExitStack() as stack:
-            nursery = await stack.enter_async_context(background())
+            messages = None
             if self._gossip:
                 messages = await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
-
-                async def drain() -> None:
-                    async for _ in messages:  # records were taken in by the validator
-                        pass
-
-                nursery.start_soon(drain)
             events = await stack.enter_async_context(self._host.events())
+            nursery = await stack.enter_async_context(background())
+
+            async def drain(heard: AsyncIterator[GossipMessage]) -> None:
+                async for _ in heard:  # records were taken in by the validator
+                    pass
 
             async def greet() -> None:
                 async for event in events:
                     if event.kind is EventKind.CONNECTED and event.peer_id is not None:
                         self._meet(event.peer_id, nursery)
 
+            if messages is not None:
+                nursery.start_soon(drain, messages)
             nursery.start_soon(greet)
             nursery.start_soon(self._announce_when_due)
             nursery.start_soon(self._refresh)
@@ -272,7 +274,7 @@ class Directory:
         """The gossip validator: only a provider itself gossips its record, only its newest is passed on, and no more of
         them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored."""
         if not self._origins.take(message.origin, trio.current_time()):
-            return None
+            return None if len(message.data) <= MAX_RECORD_BYTES else False
         try:
             _, verdict = self._take(message.data, Source.GOSSIP, message.origin)
         except RecordError:

@@ -97,4 +97,7 @@ class Listing:
     async def _provide(self, keys: list[bytes]) -> None:
         for key in keys:
             with trio.fail_after(LOOKUP_S):
-                await self._table.provide(key)
+                reached = await self._table.provide(key)
+            self._table.withdraw(key)  # when and where we are listed again is ours to say
+            if not reached:
+                raise HostError("no node took the announcement")

@@ -23,9 +23,12 @@ class FoundProvider(Protocol):
 class ProviderIndex(Protocol):
     """Provider records of libp2p's kad-dht, as far as the directory uses them."""
 
-    async def provide(self, key: bytes) -> None:
+    async def provide(self, key: bytes) -> int:
         """List this node under ``key``, a multihash, at the nodes closest to it, for the time to live of a provider
-        record. Best effort; may raise :class:`transport.host.HostError` when nobody took it."""
+        record; how many took it."""
+
+    def withdraw(self, key: bytes) -> None:
+        """Do not renew the listing under ``key``: it lapses, unless it is provided again."""
 
     async def find_providers(self, key: bytes, limit: int) -> Sequence[FoundProvider]:
         """Peers listed under ``key``, each once, ``limit`` at most; empty when nobody is or nobody answers."""
