@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -235,12 +235,27 @@ class Directory:
             return found
         return self.providers(task, model, tier)
 
-    async def record_of(self, peer: PeerId, *, timeout_s: float = FETCH_S) -> CapacityRecord | None:
-        """The standing record of one provider: the one known, else what it says when asked; None after ``timeout_s``,
-        and when it cannot be reached or sells nothing."""
+    async def look_further(
+        self, task: str, model: str | None = None, tier: str | None = None, *, timeout_s: float
+    ) -> list[Provider]:
+        """Like :meth:`providers`, after a search of the hash table, or as far as it got within ``timeout_s``."""
+        if self._search is not None and tier is not None:
+            sold = Sold(task, ANY_MODEL if model is None else model, tier)
+            self._search.start(sold, within_s=SEARCH_RETRY_S)
+            market = self._search.market(sold)
+            if market.running:
+                with trio.move_on_after(timeout_s):
+                    await market.ended.wait()
+        return self.providers(task, model, tier)
+
+    async def record_of(
+        self, peer: PeerId, *, addrs: Sequence[str] = (), timeout_s: float = FETCH_S
+    ) -> CapacityRecord | None:
+        """The standing record of one provider: the one known, else what it says when asked (``addrs`` are hints); None
+        after ``timeout_s``, and when it cannot be reached or sells nothing."""
         if self.index.get(peer, self._clock()) is None:
             with trio.move_on_after(timeout_s):
-                await self._neighbours.fetch(peer)
+                await self._neighbours.fetch(peer, tuple(addrs)[:MAX_HINTS])
         return self.index.get(peer, self._clock())
 
     @property

@@ -100,6 +100,10 @@ FIRST_SURVEY_AGAIN_S = 10.0
 """An announcement is made again after this, and each time three times later up to a third of the TTL: the first was
 made among the few peers of a node that has just started, or in the middle of a rush."""
 
+FAILED_AGAIN_S, MAX_FAILED_AGAIN_S = 1.0, 30.0
+"""An announcement that no node took is made again after this, doubled each time: a node that has just started knows
+nobody for a second or two."""
+
 MAX_SURVEYS = 4
 """Markets surveyed at once by one node."""
 
@@ -121,7 +125,7 @@ SEARCH_S = 60.0
 MAX_SEARCHES = 8
 """Searches at once, each for another market."""
 
-SEARCH_RETRY_S = 1.0
+SEARCH_RETRY_S = 0.5
 """Between two searches for a market of which nobody is known, while somebody waits."""
 
 SEARCH_AGAIN_S, MAX_SEARCH_AGAIN_S = 20.0, 300.0

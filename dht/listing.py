@@ -9,7 +9,16 @@ from random import Random
 
 import trio
 
-from dht.limits import FIRST_SURVEY_AGAIN_S, LOOKUP_S, MAX_SURVEYS, PROVIDER_TTL_S, SHARD_ASK
+from dht.kad import KadError
+from dht.limits import (
+    FAILED_AGAIN_S,
+    FIRST_SURVEY_AGAIN_S,
+    LOOKUP_S,
+    MAX_FAILED_AGAIN_S,
+    MAX_SURVEYS,
+    PROVIDER_TTL_S,
+    SHARD_ASK,
+)
 from dht.providers import ProviderIndex
 from dht.shards import Sold, key_of
 from dht.walks import Place, Survey
@@ -28,6 +37,7 @@ class Listed:
     due_at: float = 0.0
     """When it is announced next, by trio's clock."""
     wait_s: float = FIRST_SURVEY_AGAIN_S
+    failed_wait_s: float = FAILED_AGAIN_S
     error: str = ""
     """Why the last announcement failed; empty when it did not."""
 
@@ -59,6 +69,7 @@ class Listing:
         """Announce everything now: what was done before reached nobody."""
         for entry in self.listed.values():
             entry.due_at, entry.wait_s = trio.current_time(), FIRST_SURVEY_AGAIN_S
+            entry.failed_wait_s = FAILED_AGAIN_S
         self._changed.set()
 
     async def run(self) -> None:
@@ -87,12 +98,13 @@ class Listing:
                     listed = await self._table.find_providers(name(shard), SHARD_ASK)
                 survey.answer(found.peer_id for found in listed)
             await self._provide([name(shard) for shard in survey.shards()])
-        except (HostError, trio.TooSlowError) as error:
+        except (HostError, KadError, trio.TooSlowError) as error:
             entry.error = str(error) or f"no answer within {LOOKUP_S:g} s"
             entry.wait_s = FIRST_SURVEY_AGAIN_S
-            entry.due_at = min(entry.due_at, trio.current_time() + FIRST_SURVEY_AGAIN_S)
+            entry.due_at = min(entry.due_at, trio.current_time() + entry.failed_wait_s)
+            entry.failed_wait_s = min(2 * entry.failed_wait_s, MAX_FAILED_AGAIN_S)
         else:
-            entry.place, entry.error = survey.place, ""
+            entry.place, entry.error, entry.failed_wait_s = survey.place, "", FAILED_AGAIN_S
 
     async def _provide(self, keys: list[bytes]) -> None:
         for key in keys:

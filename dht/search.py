@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
 import trio
 
+from dht.kad import KadError
 from dht.limits import (
     FETCH_S,
     LOOKUP_S,
@@ -44,6 +45,8 @@ class Market:
     """When the last search ended."""
     again_s: float = SEARCH_AGAIN_S
     running: bool = False
+    ended: trio.Event = field(default_factory=trio.Event)
+    """Set when the search that runs, or the next one, ends."""
     lookups: int = 0
     """Look-ups of the last search."""
     found: int = 0
@@ -92,6 +95,8 @@ class Search:
                 await self._search(sold, market)
         finally:
             market.running = False
+            market.ended.set()
+            market.ended = trio.Event()
             market.searched_at = trio.current_time()
 
     async def _search(self, sold: Sold, market: Market) -> None:
@@ -118,7 +123,7 @@ class Search:
         try:
             with trio.move_on_after(LOOKUP_S):
                 listed = await self._table.find_providers(key, SHARD_ASK)
-        except HostError:
+        except (HostError, KadError):
             pass  # like nobody: the next look-up goes another way
         known.update({found.peer_id: found for found in listed[:SHARD_ASK]})
         return [found.peer_id for found in listed[:SHARD_ASK]]

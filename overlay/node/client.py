@@ -37,10 +37,11 @@ from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun,
 from overlay.market import Buyer, Payer
 from overlay.node import views
 from overlay.node.deals import Deal, Deals
+from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.links import Links
 from overlay.node.provider import open_host, tell_host_events
 from overlay.node.upkeep import Tally, clean_ledger, settle_memory
-from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
+from overlay.settlement.ledger import GroupCommit, LedgerError, Role, open_ledger
 from overlay.subnet import Subnet
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
@@ -158,6 +159,8 @@ class ClientNode:
     deals: Deals
     tally: BoughtTally
     log: EventLog
+    discovery: Discovery
+    started_at: float
 
     # ---- jobs ----
 
@@ -246,10 +249,8 @@ class ClientNode:
 
     async def open_channel(self, provider: str, deposit_nanoton: int | None) -> dict[str, Any]:
         """Open a channel ahead of the first job: agree with that provider on anything it sells, then fund it."""
+        await self.discovery.reach(PeerId(provider), timeout_s=5.0)
         record = self.directory.index.get(PeerId(provider), time.time())
-        if record is None:
-            await self.directory.wait_for_providers("chat", timeout_s=5.0)
-            record = self.directory.index.get(PeerId(provider), time.time())
         if record is None or not record.offers:
             raise ConfigError(f"no offer of {provider} is known; `cocoon quote` lists who sells what")
         offer = record.offers[0]
@@ -283,6 +284,8 @@ class ClientNode:
             if link is not None:
                 with trio.move_on_after(10.0):
                     await link.channel.settled()
+            if together:
+                await self.discovery.reach(PeerId(record.peer), timeout_s=2.0)
             known = self.directory.index.get(PeerId(record.peer), time.time())
             addrs = known.host_addrs if known else ()
             if together:
@@ -315,6 +318,28 @@ class ClientNode:
         """For `cocoon channel list`."""
         return await views.channels(self.ledger)
 
+    # ---- who is there ----
+
+    async def status(self, _arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon node status` in a client's data directory."""
+        return {
+            "peer_id": self.identity.peer_id,
+            "subnet": self.subnet.id,
+            "uptime_s": round(time.time() - self.started_at),
+            "wallet": self.chain.account.wallet.friendly_address(),
+            "network": self.chain.network,
+            "peers": len(self.host.peers()),
+            "discovery": self.discovery.state(),
+        }
+
+    async def peers(self, _arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon node peers`."""
+        return views.peers(self.discovery)
+
+    async def providers(self, arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon market providers`."""
+        return await views.market(self.discovery, arguments)
+
 
 def _sample_request(task: Task, model: str) -> Request:
     match task:
@@ -342,7 +367,10 @@ async def open_client(
         chain = await enter(open_chain(config, data_dir, log, may_start_devnet=False))
         ledger = await enter(open_ledger(data_dir.ledger_path))
         host = await enter(open_host(config, identity, subnet, bootstrap, log, listen=False))
-        directory = await enter(Directory(host, identity, subnet.id))
+        discovery = await enter(open_discovery(config, data_dir, identity, subnet, host))
+        directory = discovery.directory
+        for known in await ledger.run(lambda store: store.channels(role=Role.PAYER)):
+            directory.index.deal_with(PeerId(known.peer))
         desk = PayerDesk(
             chain, ledger, host, subnet.id, log, time.time, secrets.randbelow, config.ton.deposit_nanoton,
             config.ton.channel_lifetime_s, config.ton.challenge_period_s,
@@ -365,7 +393,9 @@ async def open_client(
         tally = BoughtTally(log)
         nursery.start_soon(tally.run)
         try:
-            yield ClientNode(identity, subnet, chain, ledger, host, directory, desk, links, deals, tally, log)
+            yield ClientNode(
+                identity, subnet, chain, ledger, host, directory, desk, links, deals, tally, log, discovery, time.time()
+            )
         finally:
             with trio.CancelScope(shield=True):
                 await links.settle_up()
@@ -400,6 +430,7 @@ async def run_gateway(
             commands = {
                 "wallet": client.wallet, "channels": client.list_channels, "settle": client.settle,
                 "exit": client.leave, "open": open_one, "gateway": where, "quote": client.quote,
+                "status": client.status, "peers": client.peers, "providers": client.providers,
             }  # fmt: skip
             await nursery.start(serve_control, data_dir.path, commands)
             settle_memory()
