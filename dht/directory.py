@@ -28,6 +28,7 @@ from dht.limits import (
     MAX_HINTS,
     MAX_ORIGINS,
     MAX_RECORD_BYTES,
+    MAX_SEARCH_RETRY_S,
     PROVIDER_TTL_S,
     REFRESH_S,
     REGOSSIP_DELAY_S,
@@ -220,14 +221,16 @@ class Directory:
         is named); the search goes on in the background when this returns or is cancelled.
         """
         sold = Sold(task, ANY_MODEL if model is None else model, tier) if tier is not None else None
+        pause_s = SEARCH_RETRY_S
         with trio.move_on_after(timeout_s):
             while not (found := self.providers(task, model, tier)):
                 news = self._news
                 if self._search is not None and sold is not None:
                     self._search.market(sold).asked_at = trio.current_time()
-                    self._search.start(sold, within_s=SEARCH_RETRY_S)
-                with trio.move_on_after(SEARCH_RETRY_S):
+                    self._search.start(sold, within_s=SEARCH_RETRY_S / 2)
+                with trio.move_on_after(pause_s):
                     await news.wait()
+                pause_s = min(2 * pause_s, MAX_SEARCH_RETRY_S)
             if self._search is not None and sold is not None:
                 self._search.market(sold).asked_at = trio.current_time()
                 if len(found) < WANTED_PROVIDERS:

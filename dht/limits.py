@@ -125,8 +125,9 @@ SEARCH_S = 60.0
 MAX_SEARCHES = 8
 """Searches at once, each for another market."""
 
-SEARCH_RETRY_S = 0.5
-"""Between two searches for a market of which nobody is known, while somebody waits."""
+SEARCH_RETRY_S, MAX_SEARCH_RETRY_S = 0.1, 1.0
+"""Between two searches for a market of which nobody is known, while somebody waits; doubled with each. A node that has
+just started knows no peer for the first of them, which costs nothing."""
 
 SEARCH_AGAIN_S, MAX_SEARCH_AGAIN_S = 20.0, 300.0
 """Between two searches for a market of which somebody is known, but fewer than wanted; doubled with each."""

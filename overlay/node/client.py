@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -49,6 +50,9 @@ from transport.tunnel import TunnelEndpoint
 
 MAX_TRIES = 3
 """Providers that one job is offered to before its user is told that it failed."""
+
+FIRST_MODELS_S = 1.0
+"""How long the first question for models waits for an answer."""
 
 QUOTE_PROMPT = "How much for an ordinary question?"
 QUOTE_AUDIO_MS = 10_000
@@ -165,7 +169,13 @@ class ClientNode:
     # ---- jobs ----
 
     async def models(self) -> list[ModelInfo]:
-        """What can be bought now."""
+        """What can be bought now, as far as it is known; the rest is looked for meanwhile."""
+        # A client that knows of nothing yet is worth a moment's wait.
+        timeout_s = 0.0 if self.directory.models() else FIRST_MODELS_S
+        async with trio.open_nursery() as nursery:
+            for kind in Task:
+                look = partial(self.directory.wait_for_providers, timeout_s=timeout_s)
+                nursery.start_soon(look, kind.value, None, self.deals.market.tier)
         found: dict[str, ModelInfo] = {}
         for task, model in self.directory.models():
             offers = [offer for _, _, offer in self.directory.providers(task, model)]

@@ -39,13 +39,18 @@ class Discovery:
     gossip: bool
 
     async def reach(self, peer: PeerId, *, timeout_s: float) -> bool:
-        """Learn the standing record of one provider, if it can be found; whether it is known then."""
-        if await self.directory.record_of(peer, timeout_s=timeout_s):
+        """Learn the standing record of one provider: from itself where it can be found, or by gossip meanwhile. Whether
+        it is known in the end; it may take all of ``timeout_s``, since a node that has just started knows nobody."""
+        pause_s = 0.1
+        with trio.move_on_after(timeout_s):
+            while not await self.directory.record_of(peer):
+                found = await self.table.find_peer(peer) if self.table is not None else None
+                if found and await self.directory.record_of(peer, addrs=found.addrs):
+                    return True
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 1.0)
             return True
-        if self.table is None:
-            return False
-        found = await self.table.find_peer(peer)
-        return bool(found and await self.directory.record_of(peer, addrs=found.addrs, timeout_s=timeout_s))
+        return False
 
     def state(self) -> dict[str, Any]:
         """For `cocoon node status`: how we find and are found."""
