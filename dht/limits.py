@@ -100,7 +100,7 @@ FIRST_SURVEY_AGAIN_S = 10.0
 """An announcement is made again after this, and each time three times later up to a third of the TTL: the first was
 made among the few peers of a node that has just started, or in the middle of a rush."""
 
-FAILED_AGAIN_S, MAX_FAILED_AGAIN_S = 1.0, 30.0
+FAILED_AGAIN_S, MAX_FAILED_AGAIN_S = 0.25, 30.0
 """An announcement that no node took is made again after this, doubled each time: a node that has just started knows
 nobody for a second or two."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
 
@@ -366,3 +367,86 @@ def test_no_node_of_ten_thousand_holds_or_serves_two_percent_of_a_market(count: 
         for node in holders(key):
             served[node] += reads
     assert max(served.values()) / sum(table.reads.values()) < 0.02
+
+
+# --- attackers --------------------------------------------------------------------------------------------------------
+
+
+def fakes(count: int, fits: Callable[[PeerId], bool], seed: int) -> list[PeerId]:
+    """Identities that an attacker made until enough of them fitted his purpose."""
+    found: list[PeerId] = []
+    number = 0
+    while len(found) < count:
+        peer = PeerId(f"fake{seed}-{number}")
+        number += 1
+        if fits(peer):
+            found.append(peer)
+    return found
+
+
+def picks(table: Table, searches: int, cold: bool) -> tuple[float, float, float]:
+    """Of what searches pick first: the attacker's share, the honest ones each, the look-ups each."""
+    rng, depth = Random(5), None
+    false = honest = lookups = 0
+    for _ in range(searches):
+        walk = search(table, rng, None if cold else depth)
+        depth = walk.depth
+        picked = walk.found()[:WANT]
+        false += sum(peer.startswith("fake") for peer in picked)
+        honest += sum(not peer.startswith("fake") for peer in walk.found())
+        lookups += walk.lookups
+    return false / (false + honest) if not honest else false / (searches * WANT), honest / searches, lookups / searches
+
+
+def test_sybils_that_are_a_quarter_of_the_market_are_a_quarter_of_what_is_found() -> None:
+    town = Town(4)
+    town.join(peers(600))
+    town.join(fakes(200, lambda _: True, 0))
+    town.run(2.5 * PROVIDER_TTL_S)
+    share, honest, lookups = picks(town.table, 1000, cold=True)
+    assert share == pytest.approx(0.25, abs=0.05)
+    assert honest >= WANT
+    assert lookups <= 5
+
+
+def test_sybils_crowded_into_a_sixteenth_of_the_tree_are_found_less_than_their_number() -> None:
+    town = Town(4)
+    town.join(peers(600))
+    town.join(fakes(200, lambda peer: Shard.of(point_of(peer), 4).prefix == 5, 0))
+    town.run(2.5 * PROVIDER_TTL_S)
+    share, honest, _ = picks(town.table, 1000, cold=True)
+    assert share <= 0.1
+    assert honest >= WANT
+
+
+def test_false_samples_in_every_inner_shard_cost_look_ups_and_hide_nobody() -> None:
+    table = settled(3000, 1)
+    _, _, honestly = picks(table, 300, cold=True)
+    inner = [shard for shard, key in list(_names.items()) if read(key, table.records.get(key, {})).inner]
+    for number, shard in enumerate(inner):
+        for peer in fakes(SHARD_SAMPLE, lambda peer, shard=shard: weight(name(shard), peer) < 0.01, number):
+            table.provide(name(shard), peer)
+    share, honest, lookups = picks(table, 300, cold=True)
+    assert share <= 0.05
+    assert honest >= WANT
+    assert honestly < lookups <= WALK_LOOKUPS / 2
+
+
+def test_one_provider_can_be_hidden_in_the_table_by_a_crowd_around_it() -> None:
+    """What it takes: more than a shard's worth of identities at every depth of its path. Stated in docs/attacks.md."""
+    town = Town(4)
+    victim = peers(1, 9)[0]
+    town.join([*peers(300), victim])
+    town.run(2.5 * PROVIDER_TTL_S)
+    depth = town.places[victim].depth  # type: ignore[union-attr]
+    assert depth <= 6
+    for level in range(depth, MAX_SHARD_BITS + 1):  # made up without the work: their points are not looked at
+        for number in range(SHARD_CAP + 2):
+            town.table.provide(name(Shard.of(point_of(victim), level)), PeerId(f"fake-{level}-{number}"))
+    survey = Survey(name, victim, depth=depth)
+    while (shard := survey.next) is not None:
+        survey.answer(town.table.find(name(shard)))
+    assert survey.place is not None
+    assert survey.place.depth > depth + 8
+    _, honest, _ = picks(town.table, 300, cold=True)
+    assert honest >= WANT  # everybody else is found as before
