@@ -18,7 +18,7 @@ def due_to(
     """Each record with each newcomer that is among the k nearest to it, if we are one of the two holders nearest to
     it that we know of; the others leave it to us."""
     for record in records:
-        nearest = table.closest(record.point, k)
+        nearest = table.closest(record.point, k - 1)  # and we are one of the k
         due = [peer for peer in nearest if peer.peer_id in newcomers]
         if not due:
             continue

@@ -38,6 +38,9 @@ MAX_CLOSER_PEERS = 2 * K
 MAX_PROVIDER_PEERS = 100
 """Providers read from one message; js-libp2p sends as many as it has, so what follows is skipped, not an error."""
 
+MAX_REQUEST_PROVIDERS = 4
+"""Providers read from a request: an ADD_PROVIDER names its sender."""
+
 MAX_SENT_PROVIDERS = 64
 """Providers in one of our replies: 6 KiB of the usual kind."""
 
@@ -103,8 +106,9 @@ MAX_REQUESTS = 10 * K
 MAX_TRIES = 2
 """Times that one peer is tried in a lookup: again only with addresses that another path told."""
 
-QUORUM = 3
-"""Valid values that end a get, from two paths at least (where there are two)."""
+QUORUM = 5
+"""Valid values that end a get, from two paths at least (where there are two): four holders that replay an old record
+are not enough, and one network has two places among the k."""
 
 # --- time -----------------------------------------------------------------------------------------------------------
 FIRST_TIMEOUT_S, MIN_TIMEOUT_S, MAX_TIMEOUT_S = 5.0, 1.0, 10.0

@@ -330,7 +330,12 @@ class Kademlia:
         snapshot = await trio.to_thread.run_sync(self._storage.load)
         self._saved = snapshot.peers
         for publication in snapshot.publications:
-            self._publications.add(publication, trio.current_time())
+            try:
+                if publication.value is not None:
+                    self._records.put(publication.key, publication.value, self._host.peer_id, self._clock())
+                self._publications.add(publication, trio.current_time())
+            except KadError:  # it ended while we were away
+                continue
 
     async def _save(self) -> None:
         assert self._storage is not None

@@ -22,7 +22,7 @@ from dht.kad.limits import (
     REQUESTS_PER_S,
     SEND_S,
 )
-from dht.kad.messages import MessageType, encode_message, parse_message
+from dht.kad.messages import MessageType, encode_message, parse_request
 from dht.kad.neighbours import Neighbours
 from dht.kad.rates import PeerBudget
 from transport.host import Host, HostStream
@@ -57,36 +57,36 @@ class Server:
         self._streams[peer] = count + 1
         self._open += 1
         try:
-            while await self._serve_one(stream, peer):
-                pass
+            with trio.CancelScope() as scope:  # one for the stream, since a scope for each message costs more than it
+                while await self._serve_one(stream, peer, scope):
+                    pass
+            if scope.cancelled_caught:
+                await stream.reset()
         finally:
             self._open -= 1
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
 
-    async def _serve_one(self, stream: HostStream, peer: PeerId) -> bool:
+    async def _serve_one(self, stream: HostStream, peer: PeerId, scope: trio.CancelScope) -> bool:
         """Answer one request; False when the stream is over. Raises StreamError at its end, as the host expects."""
-        with trio.move_on_after(IDLE_STREAM_S) as scope:
-            data = await stream.receive(MAX_REQUEST_BYTES)
-        if scope.cancelled_caught:
-            return False
-        if (wait_s := self._budget.charge(peer, trio.current_time())) > 0:
+        scope.deadline = trio.current_time() + IDLE_STREAM_S
+        data = await stream.receive(MAX_REQUEST_BYTES)
+        now = trio.current_time()
+        scope.deadline = now + SEND_S
+        if (wait_s := self._budget.charge(peer, now)) > 0:
             if wait_s > MAX_DELAY_S:
                 return await self._refuse(stream)
             await trio.sleep(wait_s)
         try:
-            request = parse_message(data)
+            request = parse_request(data)
             reply = self._answers.answer(peer, request, self._clock())
         except KadError as error:
             await self._hold_against(peer, error)
             return await self._refuse(stream)
         self.served[request.type] += 1
         if reply is not None:
-            with trio.move_on_after(SEND_S) as scope:
-                await stream.send(encode_message(reply))
-            if scope.cancelled_caught:
-                return await self._refuse(stream)
+            await stream.send(encode_message(reply))
         self._neighbours.met(peer)
         return True
 

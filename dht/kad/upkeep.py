@@ -81,15 +81,11 @@ class Upkeep:
         self._save_at = now + SAVE_S
         self._due = min(self._due, now + self._jittered(self._config.upkeep_s))
         while True:
-            event = None
             with trio.CancelScope(deadline=self._due) as self._waiting:
-                try:
-                    event = await anext(events)
-                except StopAsyncIteration:
-                    await trio.sleep_forever()
-            if event is not None:
-                self._hear(event)
-            elif not self._in_round:
+                async for event in events:
+                    self._hear(event)
+                await trio.sleep_forever()
+            if not self._in_round:
                 self._in_round = True
                 self._due = trio.current_time() + self._jittered(self._config.upkeep_s)
                 nursery.start_soon(self._round)
@@ -179,12 +175,20 @@ class Upkeep:
                 lookup = await self._queries.find_node(record.key, session)
                 await self._queries.store(lookup.holders(), _put(record), session)
 
+    def _forget_ended(self) -> None:
+        """Records of ours that have ended are renewed no more: whoever made them makes others."""
+        now = self._clock()
+        for publication in self._publications:
+            if publication.value is not None and self._records.get(publication.key, now) is None:
+                self._publications.withdraw_record(publication.key)
+
     async def _republish_own(self) -> None:
+        self._forget_ended()
         for publication in self._publications.due(trio.current_time(), REPUBLISH_PER_ROUND):
             try:
                 reached = await self._publish(publication)
             except KadError:
-                if publication.value is not None:  # it has ended, or a better one is known: whoever made it makes more
+                if publication.value is not None:  # a better one is known
                     self._publications.withdraw_record(publication.key)
                     continue
                 reached = 0  # no address at present

@@ -9,6 +9,8 @@ from dht.kad.contacts import Contact
 from dht.kad.validators import Validators
 from transport.identity import PeerId
 
+_HOLDERS_NEEDED = 3
+
 
 class ValueQuorum:
     """Collects the values that holders return, keeps the best, and knows when there are enough.
@@ -66,8 +68,8 @@ class ValueQuorum:
 class ProviderQuorum:
     """Collects the providers that holders name, path by path.
 
-    A holder that lies can name any number of them at once, so enough is ``limit`` providers from two paths at least,
-    and the result takes from every path in turn: a path full of lies gets its share and no more.
+    A holder that lies can name any number of them at once, so enough is ``limit`` providers from three holders on two
+    paths at least, and the result takes from every path in turn: a path full of lies gets its share and no more.
     """
 
     def __init__(self, known: Iterable[Contact], limit: int, paths: int) -> None:
@@ -75,11 +77,13 @@ class ProviderQuorum:
         self._paths_needed = min(2, paths)
         self._known = {peer.peer_id: peer for peer in known}
         self._by_path: dict[int, dict[PeerId, Contact]] = {}
+        self._holders = 0
         self._all: dict[PeerId, None] = dict.fromkeys(self._known)
 
     def add(self, path: int, providers: Iterable[Contact]) -> None:
         """Take what one holder on ``path`` named; those without an address are of no use."""
         named = self._by_path.setdefault(path, {})
+        self._holders += 1
         for peer in providers:
             if peer.addrs:
                 older = named.get(peer.peer_id)
@@ -89,7 +93,8 @@ class ProviderQuorum:
     @property
     def enough(self) -> bool:
         """Whether the look-up may stop."""
-        return len(self._all) >= self._limit and len(self._by_path) >= self._paths_needed
+        asked_enough = len(self._by_path) >= self._paths_needed and self._holders >= _HOLDERS_NEEDED
+        return asked_enough and len(self._all) >= self._limit
 
     def result(self) -> list[Contact]:
         """At most ``limit`` providers: those known here, then of each path in turn, all addresses of each."""
