@@ -190,8 +190,8 @@ class Directory:
         if self._gossip:
             nursery.start_soon(self._neighbours.ask, peer)
             nursery.start_soon(self._regossip)
-        if self._listing is not None and len(self._host.peers()) == 1:
-            self._listing.again()  # what was announced before reached nobody
+        if self._listing is not None:
+            self._listing.again()
 
     async def _regossip(self) -> None:
         """Gossip our record again for a neighbour that was not in our mesh when we last did."""
