@@ -81,9 +81,9 @@ class Directory:
         self._topic = f"/cocoon/{subnet}/capacity/1"
         self._protocol = f"/cocoon/{subnet}/capacity/1.0.0"
         self._neighbours = Neighbours(host, self._protocol, self.index, self._take_in, clock)
-        self._listing = (
-            Listing(providers, identity.peer_id, subnet, self._rng, ttl_s=provider_ttl_s) if providers else None
-        )
+        self._listing: Listing | None = None
+        if providers is not None:
+            self._listing = Listing(providers, identity.peer_id, subnet, self._rng, ttl_s=provider_ttl_s)
         self._search: Search | None = None
         self._wanted: CapacityRecord | None = None
         self._sent: SignedRecord | None = None
@@ -221,16 +221,18 @@ class Directory:
         is named); the search goes on in the background when this returns or is cancelled.
         """
         sold = Sold(task, ANY_MODEL if model is None else model, tier) if tier is not None else None
-        pause_s = SEARCH_RETRY_S
+        pause_s, search_at = SEARCH_RETRY_S, trio.current_time()
         with trio.move_on_after(timeout_s):
             while not (found := self.providers(task, model, tier)):
                 news = self._news
-                if self._search is not None and sold is not None:
-                    self._search.market(sold).asked_at = trio.current_time()
-                    self._search.start(sold, within_s=SEARCH_RETRY_S / 2)
-                with trio.move_on_after(pause_s):
+                if trio.current_time() >= search_at:
+                    if self._search is not None and sold is not None:
+                        self._search.market(sold).asked_at = trio.current_time()
+                        self._search.start(sold, within_s=SEARCH_RETRY_S / 2)
+                    search_at = trio.current_time() + pause_s
+                    pause_s = min(2 * pause_s, MAX_SEARCH_RETRY_S)
+                with trio.move_on_at(search_at):
                     await news.wait()
-                pause_s = min(2 * pause_s, MAX_SEARCH_RETRY_S)
             if self._search is not None and sold is not None:
                 self._search.market(sold).asked_at = trio.current_time()
                 if len(found) < WANTED_PROVIDERS:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from dht import Directory, Offer
-from dht.kad import KadConfig, Kademlia, SqliteStorage, StorageError
+from dht.kad import KadConfig, Kademlia, KadError, SqliteStorage, StorageError
 from dht.limits import PROVIDER_TTL_S
 from overlay.config import Config
 from overlay.datadir import DataDir
 from overlay.errors import ConfigError, NoProvider, UnknownModel
 from overlay.events import EventLog, prices_text
 from overlay.subnet import Subnet
-from transport.host import background
+from transport.host import HostError, background
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 
 ANY = "auto"
 """In place of a model: whichever is on offer."""
+
+ACQUAINT_AFTER_S = (0.5, 1.0, 2.0, 4.0, 8.0, 30.0, 120.0)
+"""Seconds between the times that neighbours are asked again whether they serve the hash table."""
 
 MAX_SHOWN = 500
 """Providers that one answer of a command lists."""
@@ -175,6 +178,17 @@ def table_text(state: dict[str, Any] | None) -> str:
     return f"{text}; {state['problem']}" if state["problem"] else text
 
 
+async def _get_acquainted(host: Host, table: Kademlia) -> None:
+    """Ask neighbours again whether they serve the table, a few times after the start: of nodes that start together each
+    may have asked the other before it was ready, and the table then leaves it alone for minutes."""
+    for pause_s in ACQUAINT_AFTER_S:
+        await trio.sleep(pause_s)
+        known = {peer.peer_id for peer in table.peers()}
+        if any(info.peer_id not in known for info in host.peers()):
+            with suppress(KadError, HostError):
+                await table.bootstrap()
+
+
 @asynccontextmanager
 async def open_onlooker(
     config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], log: EventLog
@@ -215,6 +229,8 @@ async def open_discovery(
                     f"the hash table's memory {path} cannot be used: {error}; it holds nothing of value and may be "
                     "deleted"
                 ) from error
+            nursery = await stack.enter_async_context(background())
+            nursery.start_soon(_get_acquainted, host, table)
         directory = Directory(host, identity, subnet.id, providers=table, gossip=section.gossip)
         await stack.enter_async_context(directory)
         yield Discovery(host, directory, table, section.gossip)

@@ -21,8 +21,10 @@ from dht.limits import (
     WANTED_PROVIDERS,
 )
 from dht.shards import Shard, Sold, key_of
+from transport.host import GossipMessage
 from transport.identity import Identity
 
+TOPIC = "/cocoon/main/capacity/1"
 PROTOCOL = "/cocoon/main/capacity/1.0.0"
 SOLD = Sold("chat", "demo", "plain")
 
@@ -84,6 +86,25 @@ async def test_it_finds_by_any_model_and_nobody_for_what_nobody_sells(net: Any, 
         assert await client.wait_for_providers("chat", "c", "plain", timeout_s=10) == []
         assert trio.current_time() - started == 10
         assert await client.wait_for_providers("chat", "a", "attested-gpu", timeout_s=2) == []
+
+
+async def test_a_busy_network_does_not_make_whoever_waits_search_more_often(
+    net: Any, autojump_clock: MockClock
+) -> None:
+    async with directory(net, 1, gossip=True) as (host, table, client):
+
+        async def chatter() -> None:
+            for number in range(2000):
+                who, at = Identity((5000 + number).to_bytes(32, "big")), int(net.wall())
+                message = GossipMessage(TOPIC, who.peer_id, sign_record(who, selling("other", issued_at=at)).envelope)
+                assert host.validators[TOPIC](message) is True
+                await trio.sleep(0.005)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chatter)
+            assert await client.wait_for_providers("chat", "demo", "plain", timeout_s=10) == []
+            assert len(table.asked) <= 2 * 14  # two look-ups each time, every second in the end
+            nursery.cancel_scope.cancel()
 
 
 async def test_in_a_large_market_a_client_fetches_as_many_records_as_it_wants_and_not_all(

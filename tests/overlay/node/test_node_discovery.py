@@ -83,6 +83,20 @@ async def test_a_provider_that_is_named_is_reached_without_gossip(tmp_path: Path
             assert not await client.reach(Identity(b"x" * 32).peer_id, timeout_s=1)
 
 
+async def test_neighbours_that_met_before_both_were_ready_know_each_other_in_the_table_soon(tmp_path: Path) -> None:
+    config, subnet = load_config(None, environ={}), load_subnet(None)
+    identities = [Identity(number.to_bytes(32, "big")) for number in (1, 2)]
+    with open_data_dir(tmp_path / "1") as first, open_data_dir(tmp_path / "2") as second:
+        async with Libp2pHost.open(identities[0], [LOOPBACK]) as early, Libp2pHost.open(identities[1]) as late:
+            await late.connect(early.addrs[0])
+            async with open_discovery(config, second, identities[1], subnet, late) as asked_in_vain:
+                await trio.sleep(0.3)
+                assert asked_in_vain.table is not None
+                assert asked_in_vain.table.peers() == []
+                async with open_discovery(config, first, identities[0], subnet, early):
+                    await until(asked_in_vain.table.peers)
+
+
 async def test_a_restarted_node_finds_its_network_by_what_its_table_remembers(tmp_path: Path) -> None:
     async with node(tmp_path, 1, gossip=False) as boot:
         async with node(tmp_path, 2, boot.host, gossip=False) as other:
