@@ -86,8 +86,9 @@ loopback addresses are not counted: whoever has one is on our own network."""
 LOOKUP_PER_NARROW, LOOKUP_PER_WIDE = 2, 5
 """The same for the k closest that a lookup believes in: a flood of ids from one network gets a tenth of them."""
 
-CHECK_AFTER_S = 300.0
-"""A peer not heard for this long is asked whether it lives."""
+CHECK_AFTER_S = 900.0
+"""A peer not heard for this long is asked whether it lives: seven requests a minute for an unused table of a hundred.
+Those that a look-up meets are found out at once."""
 
 CHECKS_PER_ROUND = 8
 """Peers asked in one round of upkeep."""
@@ -97,6 +98,10 @@ REFRESH_MAX_BITS = 12
 Deeper ones hold our nearest neighbours, which the look-up of our own id finds."""
 
 # --- lookups --------------------------------------------------------------------------------------------------------
+MAX_WINDOW = 4 * K
+"""Peers that a path asks, and that a record is stored at, when there are more near a key than there should be: what an
+attacker has to exceed with ids there."""
+
 MAX_SHORTLIST = 8 * K
 """Peers that one lookup remembers; the farthest goes."""
 
