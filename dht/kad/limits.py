@@ -140,8 +140,12 @@ BUCKET_REFRESH_S = 3600.0
 JOIN_DELAY_S = 0.5
 """From the first peer in an empty table to the look-up of our own id: others connected meanwhile take part."""
 
-PROBE_AGAIN_S = 300.0
-"""A peer that does not serve the protocol is not asked again for this long."""
+PROBE_AGAIN_S = (2.0, 10.0, 60.0, 300.0)
+"""A peer that does not serve the protocol is left alone for this long, the first time and each time after that: it may
+just be starting, and no more than its host may be up."""
+
+START_S = 5.0
+"""Requests that come while a node still reads what it saved wait this long for it."""
 
 MAX_PROBES = 8
 """New peers asked at once whether they serve."""

@@ -54,7 +54,7 @@ class Neighbours:
         self._on_first = on_first
         self._probe_inbound = probe_inbound
         self._seen: dict[PeerId, _Seen] = {}
-        self._non_servers: dict[PeerId, float] = {}
+        self._non_servers: dict[PeerId, tuple[float, int]] = {}  # until when, and how often they refused
         self._queue: dict[PeerId, Contact] = {}
         self._probing: dict[PeerId, None] = {}
         self._nursery: trio.Nursery | None = None
@@ -124,8 +124,9 @@ class Neighbours:
             self.probe(replacement)
 
     def _note_non_server(self, peer: PeerId) -> None:
-        self._non_servers.pop(peer, None)
-        self._non_servers[peer] = trio.current_time() + PROBE_AGAIN_S
+        _, times = self._non_servers.pop(peer, (0.0, 0))
+        pause_s = PROBE_AGAIN_S[min(times, len(PROBE_AGAIN_S) - 1)]
+        self._non_servers[peer] = (trio.current_time() + pause_s, times + 1)
         if len(self._non_servers) > MAX_NON_SERVERS:
             del self._non_servers[next(iter(self._non_servers))]
 
@@ -135,7 +136,7 @@ class Neighbours:
         """Ask a peer for itself, soon; nothing if it said lately that it does not serve."""
         if self._nursery is None or peer.peer_id in self._queue or peer.peer_id in self._probing:
             return
-        if trio.current_time() < self._non_servers.get(peer.peer_id, float("-inf")):
+        if trio.current_time() < self._non_servers.get(peer.peer_id, (float("-inf"), 0))[0]:
             return
         self._queue[peer.peer_id] = peer
         if len(self._queue) > MAX_PROBE_QUEUE:

@@ -17,7 +17,7 @@ from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact, contact_of
 from dht.kad.errors import KadError, StoreRefused
 from dht.kad.keys import peer_bytes
-from dht.kad.limits import MAX_SAVED_PEERS, STORE_WIDTH, K
+from dht.kad.limits import MAX_SAVED_PEERS, START_S, STORE_WIDTH, K
 from dht.kad.lookup import LookupRequest
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.neighbours import Neighbours
@@ -111,6 +111,7 @@ class Kademlia:
         self._lookups = self._requests = self._failures = self._save_failures = 0
         self._saved: tuple[Contact, ...] = ()
         self._running = False
+        self._ready = trio.Event()
         self._stack = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
         self._build(validators)
@@ -142,15 +143,17 @@ class Kademlia:
         )
 
     async def __aenter__(self) -> Self:
+        if not self._client_only:
+            # First of all: who is told that we do not speak the protocol leaves us alone for a while.
+            self._host.set_handler(self.protocol, self._serve)
         await self._load()
         async with AsyncExitStack() as stack:
             events = await stack.enter_async_context(self._host.events())
             self._nursery = await stack.enter_async_context(background())
             self._neighbours.run_in(self._nursery)
             self._nursery.start_soon(self._upkeep.run, events, self._nursery)
-            if not self._client_only:
-                self._host.set_handler(self.protocol, self._serve)
             self._running = True
+            self._ready.set()
             for peer in self._saved:
                 self._neighbours.probe(peer)
             self._stack = stack.pop_all()
@@ -166,6 +169,9 @@ class Kademlia:
         await self._stack.__aexit__(kind, error, trace)
 
     async def _serve(self, stream: HostStream) -> None:
+        if not self._ready.is_set():
+            with trio.move_on_after(START_S):
+                await self._ready.wait()
         if not self._running:
             await stream.reset()
             return
