@@ -198,7 +198,8 @@ async def open_onlooker(
 
     identity = data_dir.identity()
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(open_host(config, data_dir, identity, subnet, bootstrap, log, listen=False))
+        opening = open_host(config, data_dir, identity, subnet, bootstrap, log, listen=False)
+        host = await stack.enter_async_context(opening)
         discovery = await stack.enter_async_context(open_discovery(config, data_dir, identity, subnet, host))
         nursery = await stack.enter_async_context(background())
         nursery.start_soon(tell_host_events, host, log)

@@ -42,8 +42,8 @@ FLOOD_STREAMS = 224
 SETTLE_S = 0.7
 WARM_BYTES = 100_000
 AT_ONCE = 6
-"""Handshakes under way at a time in the rate's measure: enough that neither side waits for the other, and fewer than the
-tunnels that a listener lets one peer have, for it hears of the end of the last a moment after the next begins."""
+"""Handshakes under way at a time in the rate's measure: enough that neither side waits for the other, and fewer than
+the tunnels that a listener lets one peer have, for it hears of the end of the last a moment after the next begins."""
 
 WARM_UP = 20
 

@@ -43,7 +43,7 @@ class Link(Protocol):
         """
 
     def wake_receiver(self) -> None:
-        """Wake the task in :meth:`wait_receivable`, on links that are ``pausable``; the sending task notices nothing."""
+        """Wake the task in :meth:`wait_receivable`, on links that are ``pausable``; the sending task sees nothing."""
 
     async def send_eof(self) -> None:
         """End our direction; never raises."""

@@ -215,8 +215,8 @@ class Mux:
     # --- the peer's side -----------------------------------------------------------------------------------------
 
     def feed_single(self, stream: StreamCore, data: bytes) -> bool:
-        """:meth:`feed` where ``data`` is one small message of a stream whose reader waits; False: it is not, and nothing
-        has been done."""
+        """:meth:`feed` where ``data`` is one small message of a stream whose reader waits; False: it is not, and
+        nothing has been done."""
         stream_id, word = HEADER.unpack_from(data) if len(data) >= HEADER_BYTES else (0, 0)
         left = stream.outstanding - len(data) - _SINGLE_COST
         if (
@@ -296,7 +296,7 @@ class Mux:
         return stream.sink[stream.got : stream.got + self.body_left]
 
     def direct_done(self, size: int) -> bool:
-        """``size`` bytes of :meth:`direct` are there. True when they completed a message, so that its reader may run."""
+        """``size`` bytes of :meth:`direct` are there. True when they completed a message: its reader should run."""
         stream = self._body
         assert stream is not None
         self.body_left -= size

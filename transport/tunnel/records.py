@@ -197,7 +197,6 @@ class PlainSink(Protocol):
         """Take the next plaintext bytes, whatever they are. True asks the caller to let readers run first."""
 
 
-
 class RecordOpener:
     """A ring of received bytes and the key that opens the records in it."""
 
@@ -256,7 +255,8 @@ class RecordOpener:
                 stop = start + LENGTH_BYTES + length
                 if stop > end:
                     break
-                sealed = buffer[start + LENGTH_BYTES : stop] if length <= MAX_SMALL else view[start + LENGTH_BYTES : stop]
+                body = slice(start + LENGTH_BYTES, stop)
+                sealed = buffer[body] if length <= MAX_SMALL else view[body]
                 plain = key.aead.decrypt(key.next_nonce(), sealed, None)
                 key.bytes += length
                 self._start = stop
@@ -269,7 +269,7 @@ class RecordOpener:
         return False
 
     def feed(self, sink: PlainSink, plain: bytes) -> bool:
-        """Hand an opened record to ``sink``, and change the key after it if it says so; what :meth:`PlainSink.feed` says."""
+        """Hand an opened record to ``sink`` and change the key if it ends in REKEY; what :meth:`PlainSink.feed` says."""
         pause = sink.feed(plain)
         if sink.rekey:
             sink.rekey = False

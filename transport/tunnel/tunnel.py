@@ -24,8 +24,8 @@ from transport.tunnel.limits import (
     DEAD_SECONDS,
     MIN_QUANTUM,
     PING_SECONDS,
-    RING_BYTES,
     REKEY_SECONDS,
+    RING_BYTES,
     STALL_SECONDS,
 )
 from transport.tunnel.links import WOULD_BLOCK, Link
@@ -318,7 +318,7 @@ class Tunnel:
         return True
 
     def send_single(self, core: StreamCore, body: bytes) -> bool:
-        """Send one small message at once if nothing else waits to leave: nearly every token. False: nothing was done."""
+        """Send one small message at once if nothing else waits to leave: nearly every token. False: nothing done."""
         out = self._mux.out
         busy = self._idle_writer is None or out.pending or self._rekey_due or self._farewell is not None
         if busy or self._leaving or self._padded:
