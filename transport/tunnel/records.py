@@ -269,7 +269,7 @@ class RecordOpener:
         return False
 
     def feed(self, sink: PlainSink, plain: bytes) -> bool:
-        """Hand an opened record to ``sink`` and change the key if it ends in REKEY; what :meth:`PlainSink.feed` says."""
+        """Hand an opened record to ``sink``, change the key if it ends in REKEY; says what :meth:`PlainSink.feed` does."""
         pause = sink.feed(plain)
         if sink.rekey:
             sink.rekey = False
