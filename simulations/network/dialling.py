@@ -118,7 +118,7 @@ class Dial:
         target = network.listener(where, port)
         if target is None or (not target.alive and not target.crashed):
             neighbour = target or network.machine(where)
-            if neighbour is None:
+            if neighbour is None or not _admits(neighbour):
                 return _Attempt(addr, DIAL_S, _SILENCE)
             seconds = REFUSED_ROUND_TRIPS * round_trip_s(host.place, neighbour.place)
             return _Attempt(addr, seconds, "connection refused")

@@ -141,6 +141,11 @@ class VirtualGossip:
 
     # --- what neighbours say; ``link`` is our end ---------------------------------------------------------------------
 
+    def mesh(self, topic: str) -> list[Link]:
+        """The neighbours in our mesh of a topic."""
+        followed = self._topics.get(topic)
+        return list(followed.mesh) if followed is not None else []
+
     def hear_join(self, said: tuple[Link, str]) -> None:
         """The neighbour follows a topic."""
         link, topic = said

@@ -113,6 +113,11 @@ class VirtualNetwork:
         """Virtual time as Unix seconds, for what hosts must agree on."""
         return EPOCH_S + trio.current_time()
 
+    def addrs_of(self, peer: PeerId) -> list[str]:
+        """Where a peer listens, or did when it last ran, for who needs an address to begin with."""
+        place = self._places.get(peer)
+        return [f"{addr}/p2p/{peer}" for addr in place.addrs()] if place is not None else []
+
     def listener(self, address: str, port: int) -> VirtualHost | None:
         """The host that is, or was last, at an address and port."""
         return self._listeners.get((address, port))
@@ -136,8 +141,10 @@ class VirtualNetwork:
 
     def is_cut(self, one: VirtualHost, other: VirtualHost) -> bool:
         """Whether nothing gets from one host to the other."""
-        if not one.alive or not other.alive:
-            return True
+        return not one.alive or not other.alive or self.parted(one, other)
+
+    def parted(self, one: VirtualHost, other: VirtualHost) -> bool:
+        """Whether two hosts are on different sides of a partition."""
         return bool(self._sides) and self._sides.get(one.number, 0) != self._sides.get(other.number, 0)
 
     def split(self, *groups: Collection[PeerId]) -> None:
@@ -147,7 +154,7 @@ class VirtualNetwork:
         """
         self.faulty = True
         self._sides = {self._numbers[peer]: side for side, group in enumerate(groups, 1) for peer in sorted(group)}
-        self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, None)
+        self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, self._sides)
 
     def heal(self) -> None:
         """End the partition; connections that still stand go on."""
@@ -156,8 +163,8 @@ class VirtualNetwork:
             for link in host.links():
                 link.heal()
 
-    def _probe_all(self, _: object) -> None:
-        for host in self._hosts():
+    def _probe_all(self, sides: dict[int, int]) -> None:
+        for host in self._hosts() if self._sides is sides else ():
             for link in host.links():
                 link.probe()
 

@@ -46,7 +46,7 @@ class Link:
         "one_way_s",
         "remote",
         "round_trip_s",
-        "stalled",
+        "stalled_at",
         "streams",
         "topics",
         "used_at",
@@ -67,7 +67,7 @@ class Link:
         self.used_at = trio.current_time()
         self.streams: dict[VirtualStream, None] = {}
         self.inbound_streams = 0
-        self.stalled = False
+        self.stalled_at: float | None = None
         self.waiting: list[tuple[int, bytes, int, Act, Any]] = []
         self.topics: dict[str, None] = {}
         """Topics that the other end says it follows."""
@@ -90,7 +90,9 @@ class Link:
         ``payload`` is what the event log sees.
         """
         network = self.network
-        if network.faulty and (self.stalled or network.is_cut(self.host, self.remote.host)):
+        if network.faulty and kind != CLOSE and (
+            self.stalled_at is not None or network.is_cut(self.host, self.remote.host)
+        ):
             self._hold(kind, payload, size, act, argument)
             return
         host = self.host
@@ -165,15 +167,13 @@ class Link:
         if not self.host.alive:
             return
         self.waiting.append((kind, payload, size, act, argument))
-        if not self.stalled:
-            self.stalled = True
+        if self.stalled_at is None:
+            self.stalled_at = now = trio.current_time()
             reborn = not self.remote.host.alive and self.network.is_up(self.remote.host)
-            self.network.timeline.at(
-                trio.current_time() + (self.round_trip_s if reborn else WRITE_STALL_S), self._give_up, None
-            )
+            self.network.timeline.at(now + (self.round_trip_s if reborn else WRITE_STALL_S), self._give_up, now)
 
-    def _give_up(self, _: object) -> None:
-        if self.is_open and self.stalled:
+    def _give_up(self, since: float) -> None:
+        if self.is_open and self.stalled_at == since:
             self.shut("the other end does not answer")
 
     def watch(self) -> None:
@@ -182,13 +182,13 @@ class Link:
 
     def probe(self, _: object = None) -> None:
         """Give the connection up if the other end cannot be heard."""
-        if self.is_open and (not self.remote.host.alive or self.network.is_cut(self.host, self.remote.host)):
+        if self.is_open and (not self.remote.is_open or self.network.is_cut(self.host, self.remote.host)):
             self.shut("the other end does not answer")
 
     def heal(self) -> None:
         """The path is there again: send what waits."""
-        if self.stalled and self.is_open and self.remote.host.alive:
-            self.stalled = False
+        if self.stalled_at is not None and self.is_open and self.remote.host.alive:
+            self.stalled_at = None
             waiting, self.waiting = self.waiting, []
             for parcel in waiting:
                 self.send(*parcel)
@@ -198,7 +198,9 @@ class Link:
     def close(self) -> None:
         """Close this end now; the other one learns it when the packet arrives."""
         if self.is_open:
-            if self.host.alive:
+            if self.host.crashed or self.network.parted(self.host, self.remote.host):
+                self.remote.watch()
+            else:  # a host that has just stopped says so, too
                 self.send(CLOSE, b"", 0, self.remote.shut, "the other side closed the connection")
             self.shut("the connection is closed")
 
