@@ -1,0 +1,215 @@
+"""Driving look-ups: a request for each step that the pure :class:`dht.kad.lookup.Lookup` names, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import trio
+
+from dht.kad.config import KadConfig
+from dht.kad.contacts import Contact
+from dht.kad.errors import BadMessage, InvalidRecord
+from dht.kad.keys import key_of
+from dht.kad.limits import STORE_WIDTH
+from dht.kad.lookup import Lookup, LookupRequest
+from dht.kad.messages import Message, MessageType, encode_message
+from dht.kad.neighbours import Neighbours
+from dht.kad.session import AnswerTimes, NoAnswer, Session, StreamOpener
+from dht.kad.validators import Validators
+from dht.kad.values import ProviderQuorum, ValueQuorum
+
+Take = Callable[[LookupRequest, Message], bool]
+"""Takes one reply; True ends the look-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupReport:
+    """One look-up, for whoever measures."""
+
+    kind: MessageType
+    hops: int
+    """Peers one after another that led to the answer; 0 if there was none."""
+    requests: int
+    failures: int
+    took_s: float
+    found: bool
+    """Whether what was looked for was found; for FIND_NODE, whether anybody answered."""
+
+
+class Queries:
+    """The look-ups of one node."""
+
+    def __init__(
+        self,
+        neighbours: Neighbours,
+        validators: Validators,
+        open_stream: StreamOpener,
+        times: AnswerTimes,
+        config: KadConfig,
+        report: Callable[[LookupReport], None],
+    ) -> None:
+        self._neighbours = neighbours
+        self._table = neighbours.table
+        self._validators = validators
+        self._open = open_stream
+        self._times = times
+        self._config = config
+        self._report = report
+
+    def session(self, *, keep: bool = False) -> Session:
+        """The requests of one operation."""
+        return Session(self._open, self._times, keep=keep)
+
+    async def run(
+        self, key: bytes, kind: MessageType, session: Session, prepare: Callable[[Lookup], Take]
+    ) -> tuple[Lookup, LookupRequest | None]:
+        """Look up ``key`` with requests of ``kind`` until it is over, the taker of replies has enough, or the query's
+        time is up. Returns the look-up and the step whose reply ended it, if one did. On cancellation no request is
+        left in flight."""
+        started = trio.current_time()
+        target = key_of(key)
+        self._table.touch(target, started)
+        seeds = self._table.closest(target, self._config.k)
+        lookup = Lookup(target, seeds, self._config, own_key=self._table.own_key)
+        take = prepare(lookup)
+        request = encode_message(Message(kind, key))
+        last: list[LookupRequest] = []
+
+        async def follow(step: LookupRequest | None) -> None:
+            # One task asks one peer after another; only width beyond that costs another task.
+            while step is not None:
+                if await self._step(lookup, step, kind, request, session, take):
+                    last.append(step)
+                    nursery.cancel_scope.cancel()
+                    return
+                step = lookup.next_request(trio.current_time())
+                spread()
+
+        def spread() -> None:
+            while (extra := lookup.next_request(trio.current_time())) is not None:
+                nursery.start_soon(follow, extra)
+
+        with trio.move_on_after(self._config.query_s):
+            async with trio.open_nursery() as nursery:
+                spread()
+        return lookup, last[0] if last else None
+
+    async def _step(
+        self, lookup: Lookup, step: LookupRequest, kind: MessageType, request: bytes, session: Session, take: Take
+    ) -> bool:
+        try:
+            reply = await session.ask(step.contact, kind, request)
+        except NoAnswer as error:
+            lookup.failed(step.contact)
+            self._neighbours.failed(step.contact, refused=error.refused)
+            return False
+        except BadMessage:
+            lookup.failed(step.contact)
+            self._neighbours.failed(step.contact)
+            return False
+        self._neighbours.answered(step.contact)
+        lookup.answered(step.contact, reply.closer)
+        return take(step, reply)
+
+    # --- the five operations ------------------------------------------------------------------------------------------
+
+    async def find_node(
+        self, key: bytes, session: Session, *, until: Callable[[LookupRequest, Message], bool] | None = None
+    ) -> Lookup:
+        """The peers nearest to ``key``."""
+        started = trio.current_time()
+        lookup, last = await self.run(key, MessageType.FIND_NODE, session, lambda _: until or (lambda _step, _: False))
+        hops = lookup.hop_of(last.contact) if last else lookup.hops
+        self._tell(MessageType.FIND_NODE, lookup, started, hops, found=hops > 0)
+        return lookup
+
+    async def get_value(
+        self, key: bytes, own: bytes | None, quorum: int, now: Callable[[], float]
+    ) -> tuple[bytes | None, list[Contact]]:
+        """The best value under ``key``, and who holds a worse one. ``own`` is what we hold ourselves."""
+        started = trio.current_time()
+        hops = 0
+        results: list[ValueQuorum] = []
+
+        def prepare(lookup: Lookup) -> Take:
+            values = ValueQuorum(key, self._validators, quorum, lookup.paths)
+            results.append(values)
+            if own is not None:
+                values.add_own(own)
+
+            def take(step: LookupRequest, reply: Message) -> bool:
+                nonlocal hops
+                if reply.record is None or reply.record.key != key:
+                    return False
+                try:
+                    values.add(step.contact, step.path, reply.record.value, now())
+                except InvalidRecord:
+                    return False  # as good as no answer; a peer may hold what ended a moment ago
+                hops = hops or lookup.hop_of(step.contact)
+                return values.enough
+
+            return take
+
+        async with self.session() as session:
+            lookup, _ = await self.run(key, MessageType.GET_VALUE, session, prepare)
+        values = results[0]
+        self._tell(MessageType.GET_VALUE, lookup, started, hops, found=values.best is not None)
+        return values.best, values.stale()
+
+    async def get_providers(self, key: bytes, known: Iterable[Contact], limit: int) -> list[Contact]:
+        """Up to ``limit`` providers of ``key``, beginning with those ``known`` here."""
+        started = trio.current_time()
+        hops = 0
+        results: list[ProviderQuorum] = []
+
+        def prepare(lookup: Lookup) -> Take:
+            providers = ProviderQuorum(known, limit, lookup.paths)
+            results.append(providers)
+
+            def take(step: LookupRequest, reply: Message) -> bool:
+                nonlocal hops
+                if reply.providers:
+                    providers.add(step.path, reply.providers)
+                    hops = hops or lookup.hop_of(step.contact)
+                return providers.enough
+
+            return take
+
+        async with self.session() as session:
+            lookup, _ = await self.run(key, MessageType.GET_PROVIDERS, session, prepare)
+        found = results[0].result()
+        self._tell(MessageType.GET_PROVIDERS, lookup, started, hops, found=bool(found))
+        return found
+
+    async def store(self, peers: Iterable[Contact], message: Message, session: Session) -> int:
+        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (or, for the latter, were told)."""
+        encoded = encode_message(message)
+        waiting = list(peers)
+        waiting.reverse()
+        taken = 0
+
+        async def work() -> None:
+            nonlocal taken
+            while waiting:
+                peer = waiting.pop()
+                try:
+                    if message.type is MessageType.ADD_PROVIDER:
+                        await session.tell(peer, encoded)
+                        taken += 1
+                        continue
+                    reply = await session.ask(peer, message.type, encoded)
+                except (NoAnswer, BadMessage):
+                    continue  # a peer that refuses a record resets the stream, as all of libp2p does
+                assert message.record is not None
+                taken += reply.record is not None and reply.record.value == message.record.value
+
+        with trio.move_on_after(self._config.query_s):
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(STORE_WIDTH, len(waiting))):
+                    nursery.start_soon(work)
+        return taken
+
+    def _tell(self, kind: MessageType, lookup: Lookup, started: float, hops: int, *, found: bool) -> None:
+        took = trio.current_time() - started
+        self._report(LookupReport(kind, hops, lookup.requests, lookup.failures, took, found))

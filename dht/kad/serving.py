@@ -1,0 +1,108 @@
+"""Answering strangers: streams of requests, each peer within its budget, each step with a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from dht.announcing import Allowance
+from dht.kad.answers import Answers
+from dht.kad.errors import BadMessage, InvalidRecord, KadError, StoreRefused
+from dht.kad.limits import (
+    IDLE_STREAM_S,
+    INVALID_RECORD_COST,
+    MAX_DELAY_S,
+    MAX_OFFENCES,
+    MAX_REQUEST_BYTES,
+    MAX_STREAMS,
+    MAX_STREAMS_PER_PEER,
+    OFFENCES_PER_S,
+    REQUESTS_BURST,
+    REQUESTS_PER_S,
+    SEND_S,
+)
+from dht.kad.messages import MessageType, encode_message, parse_message
+from dht.kad.neighbours import Neighbours
+from dht.kad.rates import PeerBudget
+from transport.host import Host, HostStream
+from transport.identity import PeerId
+
+
+class Server:
+    """Serves the protocol. ``clock`` gives Unix seconds, by which records end."""
+
+    def __init__(self, host: Host, answers: Answers, neighbours: Neighbours, clock: Callable[[], float]) -> None:
+        self._host = host
+        self._answers = answers
+        self._neighbours = neighbours
+        self._clock = clock
+        self._budget = PeerBudget(REQUESTS_BURST, REQUESTS_PER_S)
+        self._offences = Allowance(MAX_OFFENCES, OFFENCES_PER_S)
+        self._streams: dict[PeerId, int] = {}
+        self._open = 0
+        self.served: dict[MessageType, int] = dict.fromkeys(MessageType, 0)
+        """Requests answered, by type."""
+        self.refused = 0
+        """Requests and streams not answered: malformed, invalid, or over a limit."""
+
+    async def serve(self, stream: HostStream) -> None:
+        """Handle one inbound stream, request after request (kad-dht §RPC messages allows several)."""
+        peer = stream.peer_id
+        count = self._streams.get(peer, 0)
+        if count >= MAX_STREAMS_PER_PEER or self._open >= MAX_STREAMS:
+            self.refused += 1
+            await stream.reset()
+            return
+        self._streams[peer] = count + 1
+        self._open += 1
+        try:
+            with trio.CancelScope() as scope:  # one for the stream, since a scope for each message costs more than it
+                while await self._serve_one(stream, peer, scope):
+                    pass
+            if scope.cancelled_caught:
+                await stream.reset()
+        finally:
+            self._open -= 1
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+
+    async def _serve_one(self, stream: HostStream, peer: PeerId, scope: trio.CancelScope) -> bool:
+        """Answer one request; False when the stream is over. Raises StreamError at its end, as the host expects."""
+        scope.deadline = trio.current_time() + IDLE_STREAM_S
+        data = await stream.receive(MAX_REQUEST_BYTES)
+        now = trio.current_time()
+        scope.deadline = now + SEND_S
+        if (wait_s := self._budget.charge(peer, now)) > 0:
+            if wait_s > MAX_DELAY_S:
+                return await self._refuse(stream)
+            await trio.sleep(wait_s)
+        try:
+            request = parse_message(data)
+            reply = self._answers.answer(peer, request, self._clock())
+        except KadError as error:
+            await self._hold_against(peer, error)
+            return await self._refuse(stream)
+        self.served[request.type] += 1
+        if reply is not None:
+            await stream.send(encode_message(reply))
+        self._neighbours.met(peer)
+        return True
+
+    async def _refuse(self, stream: HostStream) -> bool:
+        self.refused += 1
+        await stream.reset()
+        return False
+
+    async def _hold_against(self, peer: PeerId, error: KadError) -> None:
+        now = trio.current_time()
+        match error:
+            case BadMessage():
+                if not self._offences.take(peer, now):
+                    self._neighbours.table.remove(peer)
+                    await self._host.drop(peer, f"kad: {error}")
+            case InvalidRecord():
+                self._budget.charge(peer, now, INVALID_RECORD_COST - 1)
+            case StoreRefused():
+                pass

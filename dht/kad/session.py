@@ -1,0 +1,161 @@
+"""Asking other peers: one request and its reply, each with a deadline that is learnt from the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from dht.kad.contacts import Contact
+from dht.kad.errors import BadMessage, KadError
+from dht.kad.limits import (
+    FIRST_TIMEOUT_S,
+    MAX_REPLY_BYTES,
+    MAX_SESSION_STREAMS,
+    MAX_TIMEOUT_S,
+    MIN_TIMEOUT_S,
+    OUTAGE_FAILURES,
+)
+from dht.kad.messages import Message, MessageType, parse_message
+from transport.host import DialError, HostError, HostStream, StreamError
+from transport.identity import PeerId
+
+StreamOpener = Callable[[Contact], Awaitable[HostStream]]
+"""Opens a stream of the protocol to a peer; raises as :meth:`transport.host.Host.open_stream` does."""
+
+_RESET_S = 1.0  # what a stream may take to be reset when its request was given up
+
+
+class NoAnswer(KadError):
+    """A peer could not be reached or did not answer. ``refused``: it is there, and no stream of the protocol opened."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class AnswerTimes:
+    """How long to wait for an answer, pure: mean and deviation of those before (the estimator of RFC 6298 §2)."""
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+        self._deviation = 0.0
+        self.missed_in_row = 0
+        """Requests without an answer since the last answer."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that the next request gets, connecting included."""
+        if not self._mean or self.missed_in_row >= OUTAGE_FAILURES:
+            return FIRST_TIMEOUT_S
+        return min(max(self._mean + 4 * self._deviation, MIN_TIMEOUT_S), MAX_TIMEOUT_S)
+
+    def answered(self, took_s: float) -> None:
+        """An answer came after ``took_s``."""
+        self.missed_in_row = 0
+        if not self._mean:
+            self._mean, self._deviation = took_s, took_s / 2
+        self._deviation += (abs(took_s - self._mean) - self._deviation) / 4
+        self._mean += (took_s - self._mean) / 8
+
+    def missed(self) -> None:
+        """None came."""
+        self.missed_in_row += 1
+
+
+class Session:
+    """The requests of one operation. With ``keep``, streams stay open for its next request to the same peer, since a
+    put asks the same peers twice; leaving the block closes them. On cancellation no request is left in flight."""
+
+    def __init__(self, open_stream: StreamOpener, times: AnswerTimes, *, keep: bool = False) -> None:
+        self._open = open_stream
+        self._times = times
+        self._keep = keep
+        self._idle: dict[PeerId, HostStream] = {}
+        self.requests = 0
+        """Requests sent so far."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        streams, self._idle = list(self._idle.values()), {}
+        if not streams:
+            return
+        with trio.CancelScope(shield=True), trio.move_on_after(_RESET_S):
+            async with trio.open_nursery() as nursery:
+                for stream in streams:
+                    nursery.start_soon(stream.aclose)
+
+    async def ask(self, peer: Contact, kind: MessageType, request: bytes) -> Message:
+        """Send a request of ``kind`` and return its reply.
+
+        Raises :class:`NoAnswer`, or :class:`BadMessage` when the reply breaks the protocol."""
+        self.requests += 1
+        started = trio.current_time()
+        try:
+            with trio.fail_after(self._times.timeout_s):
+                reply = await self._exchange(peer, request)
+        except trio.TooSlowError:
+            self._times.missed()
+            raise NoAnswer(f"{peer.peer_id} did not answer in time") from None
+        except DialError as error:
+            self._times.missed()
+            raise NoAnswer(str(error)) from error
+        except StreamError as error:  # it is there, and broke off: no sign of a network that is down
+            raise NoAnswer(str(error)) from error
+        self._times.answered(trio.current_time() - started)
+        if reply.type is not kind:
+            raise BadMessage(f"a reply of type {reply.type.name} to {kind.name}")
+        return reply
+
+    async def tell(self, peer: Contact, message: bytes) -> None:
+        """Send a message that has no reply. Raises :class:`NoAnswer` if it could not be sent."""
+        self.requests += 1
+        try:
+            with trio.fail_after(self._times.timeout_s):
+                stream = self._idle.pop(peer.peer_id, None) or await self._opened(peer)
+                try:
+                    await stream.send(message)
+                except BaseException:
+                    await _reset(stream)
+                    raise
+                await stream.aclose()
+        except (trio.TooSlowError, HostError) as error:
+            raise NoAnswer(f"{peer.peer_id} could not be told: {error}") from error
+
+    async def _exchange(self, peer: Contact, request: bytes) -> Message:
+        if (kept := self._idle.pop(peer.peer_id, None)) is not None:
+            try:
+                return await self._on(kept, request)
+            except StreamError:
+                pass  # others close a stream after its reply, as they may
+        return await self._on(await self._opened(peer), request)
+
+    async def _opened(self, peer: Contact) -> HostStream:
+        try:
+            return await self._open(peer)
+        except StreamError as error:
+            raise NoAnswer(str(error), refused=True) from error
+
+    async def _on(self, stream: HostStream, request: bytes) -> Message:
+        try:
+            await stream.send(request)
+            reply = parse_message(await stream.receive(MAX_REPLY_BYTES))
+        except BaseException:
+            await _reset(stream)
+            raise
+        if self._keep and len(self._idle) < MAX_SESSION_STREAMS:
+            self._idle[stream.peer_id] = stream
+        else:
+            await stream.aclose()
+        return reply
+
+
+async def _reset(stream: HostStream) -> None:
+    with trio.CancelScope(shield=True), trio.move_on_after(_RESET_S):
+        await stream.reset()

@@ -1,0 +1,60 @@
+"""Which records are believed: a validator for each namespace of keys ``/<namespace>/…`` (kad-dht §Entry validation)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from dht.kad.errors import InvalidRecord
+from dht.kad.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES
+
+MAX_NAMESPACE_BYTES = 32
+
+
+class Validator(Protocol):
+    """The rules of one namespace. Both methods are pure, fast, and the same on every node."""
+
+    def validate(self, key: bytes, value: bytes, now: float) -> float:
+        """The Unix time at which ``value`` ends (``inf``: the node's own limit) if it may stand under ``key`` at Unix
+        time ``now``. Raises :class:`InvalidRecord` if it is malformed, expired, from the future or not signed by
+        whom ``key`` names."""
+
+    def select(self, key: bytes, values: Sequence[bytes]) -> int:
+        """The index of the best of several valid values: the newest. The order of ``values`` must not matter but for
+        equal ones."""
+
+
+def namespace_of(key: bytes) -> str | None:
+    """The namespace of a record's key; None if it has none. What follows it is any bytes."""
+    if not key.startswith(b"/"):
+        return None
+    name, slash, rest = key[1:].partition(b"/")
+    if not slash or not rest or not 0 < len(name) <= MAX_NAMESPACE_BYTES or not name.isascii():
+        return None
+    return name.decode("ascii")
+
+
+class Validators:
+    """The validators of a node. A key of no namespace is refused: a store for anything is a store for floods."""
+
+    def __init__(self, by_namespace: Mapping[str, Validator]) -> None:
+        self._by_namespace = dict(by_namespace)
+
+    def validate(self, key: bytes, value: bytes, now: float) -> float:
+        """As :meth:`Validator.validate`, of whichever namespace ``key`` is in."""
+        if not 0 < len(key) <= MAX_KEY_BYTES or len(value) > MAX_VALUE_BYTES:
+            raise InvalidRecord(f"a key has 1 to {MAX_KEY_BYTES} bytes and a value at most {MAX_VALUE_BYTES}")
+        expires_at = self._validator(key).validate(key, value, now)
+        if not expires_at > now:
+            raise InvalidRecord("the record has expired")
+        return expires_at
+
+    def better(self, key: bytes, old: bytes, new: bytes) -> bool:
+        """Whether ``new`` replaces ``old``; both are valid. Equal values replace nothing."""
+        return old != new and self._validator(key).select(key, [old, new]) == 1
+
+    def _validator(self, key: bytes) -> Validator:
+        namespace = namespace_of(key)
+        if namespace is None or (validator := self._by_namespace.get(namespace)) is None:
+            raise InvalidRecord(f"no validator for key {key[:MAX_NAMESPACE_BYTES]!r}")
+        return validator

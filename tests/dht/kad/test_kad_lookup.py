@@ -1,0 +1,257 @@
+"""One look-up against a network of tables that are simply lists: it finds the nearest, and liars spoil their path alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dht.kad.config import KadConfig
+from dht.kad.contacts import Contact, contact_of
+from dht.kad.keys import key_of, peer_key
+from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, SLOW_S
+from dht.kad.lookup import Lookup
+from transport.identity import Identity, PeerId
+
+IDS = [Identity(number.to_bytes(32, "big")).peer_id for number in range(1000)]
+CONFIG = KadConfig()
+
+
+def peer(number: int, ip: str | None = None) -> Contact:
+    return contact_of(IDS[number], [f"/ip4/{ip or f'{20 + number // 200}.{number % 200}.1.1'}/tcp/4001"])
+
+
+def nearest(peers: list[Contact], target: int, n: int) -> list[Contact]:
+    return sorted(peers, key=lambda p: p.key ^ target)[:n]
+
+
+def tables(peers: list[Contact], rng: random.Random, known: int = 60) -> dict[PeerId, list[Contact]]:
+    """What each peer knows: its own nearest and others at random, as after years of a network."""
+    found = {}
+    for me in peers:
+        near = nearest(peers, me.key, 25)
+        found[me.peer_id] = list({p.peer_id: p for p in [*near, *rng.sample(peers, min(known, len(peers)))]}.values())
+    return found
+
+
+Answer = Callable[[Contact], list[Contact] | None]
+
+
+def drive(lookup: Lookup, answer: Answer, rng: random.Random) -> int:
+    """Run a look-up to its end, answers in any order; how many were in flight at most."""
+    flying: list[Contact] = []
+    width = 0
+    while True:
+        while (step := lookup.next_request(0.0)) is not None:
+            flying.append(step.contact)
+        width = max(width, len(flying))
+        if not flying:
+            assert lookup.idle
+            return width
+        asked = flying.pop(rng.randrange(len(flying)))
+        told = answer(asked)
+        if told is None:
+            lookup.failed(asked)
+        else:
+            lookup.answered(asked, told)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.integers(1, 4), st.sampled_from([0.0, 0.3]))
+def test_it_finds_the_k_nearest_that_live(seed: int, paths: int, dead: float) -> None:
+    rng = random.Random(seed)
+    peers = [peer(number) for number in rng.sample(range(1000), 150)]
+    knows = tables(peers, rng)
+    alive = {p.peer_id for p in peers if rng.random() >= dead}
+    target = rng.getrandbits(256)
+    seeds = [p for p in nearest(rng.sample(peers, 40), target, 20)]
+    lookup = Lookup(target, seeds, KadConfig(paths=paths))
+    drive(lookup, lambda p: nearest(knows[p.peer_id], target, 20) if p.peer_id in alive else None, rng)
+    truth = nearest([p for p in peers if p.peer_id in alive], target, 20)
+    found = lookup.closest(20)
+    assert len(set(found) & set(truth)) >= 19
+    assert found == nearest(found, target, 20)
+    assert 1 <= lookup.hops <= 6
+
+
+def test_paths_cost_nothing_among_the_honest() -> None:
+    costs = {}
+    for paths in (1, 3):
+        costs[paths] = 0
+        for seed in range(12):
+            rng = random.Random(seed)
+            peers = [peer(number) for number in rng.sample(range(1000), 300)]
+            knows = tables(peers, rng)
+            target = rng.getrandbits(256)
+            lookup = Lookup(target, nearest(rng.sample(peers, 40), target, 20), KadConfig(paths=paths))
+            drive(lookup, lambda p, k=knows, t=target: nearest(k[p.peer_id], t, 20), rng)
+            costs[paths] += lookup.requests
+            assert set(lookup.holders()) == set(lookup.closest(20))
+    assert costs[3] <= 1.25 * costs[1]
+
+
+def test_no_more_than_alpha_are_in_flight_while_it_gets_nearer_and_the_last_round_is_wide() -> None:
+    rng = random.Random(1)
+    target = rng.getrandbits(256)
+    line = nearest([peer(number) for number in range(600)], target, 600)[::-1]  # farthest first
+    lookup = Lookup(target, line[:20], CONFIG)
+    asked = []
+    while (step := lookup.next_request(0.0)) is not None:
+        asked.append(step.contact)
+    assert len(asked) == 3
+    assert drive(Lookup(target, line[:20], CONFIG), lambda p: [], rng) <= 9
+
+
+def test_a_peer_that_is_slow_holds_no_place_and_may_still_answer() -> None:
+    target = 0
+    lookup = Lookup(
+        target, nearest([peer(n) for n in range(30)], target, 20), KadConfig(paths=1, alpha=1, final_width=1)
+    )
+    first = lookup.next_request(0.0)
+    assert first is not None
+    assert lookup.next_request(SLOW_S / 2) is None
+    second = lookup.next_request(SLOW_S)
+    assert second is not None
+    assert second != first
+    lookup.answered(first.contact, [])
+    assert lookup.closest(20) == [first.contact]
+
+
+def test_an_answer_that_nobody_waits_for_changes_nothing() -> None:
+    lookup = Lookup(0, [peer(1)], CONFIG)
+    lookup.answered(peer(2), [peer(3)])
+    lookup.failed(peer(1))
+    step = lookup.next_request(0.0)
+    assert step is not None
+    lookup.answered(step.contact, [])
+    lookup.answered(step.contact, [peer(4)])  # twice
+    assert lookup.next_request(0.0) is None
+    assert lookup.requests == 1
+    assert lookup.failures == 0
+
+
+def test_nobody_is_asked_in_an_empty_network_and_we_never_ask_ourselves() -> None:
+    lookup = Lookup(5, [], CONFIG)
+    assert lookup.next_request(0.0) is None
+    assert lookup.hops == 0
+    own = Lookup(5, [peer(1), peer(2)], CONFIG, own_key=peer_key(IDS[1]))
+    steps = [own.next_request(0.0), own.next_request(0.0)]
+    assert [step and step.contact for step in steps] == [peer(2), None]
+
+
+def sybils(target: int, count: int, honest: list[Contact], *, ip: str | None) -> list[Contact]:
+    """Ids nearer to ``target`` than any honest peer, as a search for keys would give; of one network or of many."""
+    bound = min(p.key ^ target for p in honest)
+    found: list[Contact] = []
+    for number in range(count):
+        sybil = Contact.__new__(Contact)
+        sybil.peer_id = PeerId(f"sybil{number}")
+        place = ip or f"{60 + number // 200}.{number % 200}.1.1"
+        model = contact_of(IDS[0], [f"/ip4/{place}/tcp/4001"])
+        sybil.addrs, sybil.networks, sybil.wire = model.addrs, model.networks, b""
+        sybil.key = target ^ (1 + bound * (number + 1) // (count + 2))
+        found.append(sybil)
+    return found
+
+
+@pytest.mark.parametrize("answering", [True, False])
+def test_a_liar_whose_friends_are_nearest_of_all_spoils_only_its_own_path(answering: bool) -> None:
+    for seed in range(12):
+        rng = random.Random(seed)
+        peers = [peer(number) for number in rng.sample(range(1000), 150)]
+        knows = tables(peers, rng)
+        target = rng.getrandbits(256)
+        friends = sybils(target, 60, peers, ip=None)
+        seeds = nearest(rng.sample(peers, 40), target, 20)
+        liar = seeds[rng.randrange(3)]
+
+        def answer(asked: Contact, knows: dict[PeerId, list[Contact]] = knows, **k: object) -> list[Contact] | None:
+            if asked in friends or asked is liar:
+                return friends[:20] if answering or asked is liar else None
+            return nearest(knows[asked.peer_id], target, 20)
+
+        lookup = Lookup(target, seeds, CONFIG)
+        drive(lookup, answer, rng)
+        truth = nearest([p for p in peers if p is not liar], target, 7)
+        assert len(set(lookup.holders()) & set(truth)) >= 6  # a record goes to the honest ones as well
+        assert lookup.requests <= MAX_REQUESTS
+
+
+def test_on_a_single_path_the_same_liar_wins() -> None:
+    rng = random.Random(3)
+    peers = [peer(number) for number in rng.sample(range(1000), 150)]
+    target = rng.getrandbits(256)
+    friends = sybils(target, 60, peers, ip=None)
+    liar = nearest(peers, target, 1)[0]
+    lookup = Lookup(target, [liar, *peers[:19]], KadConfig(paths=1))
+    drive(lookup, lambda asked: friends[:20], rng)
+    assert set(lookup.holders()) <= {*friends, liar}
+
+
+def test_a_flood_of_ids_from_one_network_gets_two_places_among_the_k() -> None:
+    for seed in range(10):
+        rng = random.Random(seed)
+        peers = [peer(number) for number in rng.sample(range(1000), 150)]
+        knows = tables(peers, rng)
+        target = rng.getrandbits(256)
+        flood = sybils(target, 60, peers, ip="99.9.9.9")
+        lookup = Lookup(target, nearest(rng.sample(peers, 40), target, 20), CONFIG)
+        drive(
+            lookup,
+            lambda p, k=knows, t=target, f=flood: f[:20] if p in f else [*f[:10], *nearest(k[p.peer_id], t, 20)],
+            rng,
+        )
+        found = lookup.closest(20)
+        assert sum(p in flood for p in found) == 2
+        assert len(set(found) & set(nearest(peers, target, 18))) == 18
+
+
+def test_wrong_addresses_told_on_one_path_do_not_hide_a_peer_from_the_others() -> None:
+    target = key_of(b"somewhere")
+    victim = nearest([peer(n) for n in range(1000)], target, 1)[0]
+    wrong = contact_of(victim.peer_id, ["/ip4/66.6.6.6/tcp/1"])
+    others = nearest([peer(n) for n in range(1000)], target, 30)[10:13]
+    lookup = Lookup(target, others, CONFIG)
+    steps = [step for step in (lookup.next_request(0.0) for _ in range(3)) if step]
+    lookup.answered(steps[0].contact, [wrong])
+    asked = lookup.next_request(0.0)
+    assert asked is not None
+    assert asked.contact == wrong
+    lookup.answered(steps[1].contact, [victim])  # told while the wrong address is tried
+    lookup.failed(wrong)
+    lookup.answered(steps[2].contact, [])
+    again = lookup.next_request(0.0)
+    assert again is not None
+    assert again.contact == victim
+    lookup.answered(victim, [])
+    assert lookup.closest(1) == [victim]
+
+
+def test_a_path_of_dead_ends_is_given_up() -> None:
+    target = 0
+    peers = nearest([peer(n) for n in range(1000)], target, 1000)
+    dead = set(peers[:200])
+    lookup = Lookup(target, peers[500:503], CONFIG)
+    liar = peers[500]
+    drive(lookup, lambda p: None if p in dead else peers[:100] if p is liar else peers[200:220], random.Random(1))
+    assert lookup.failures <= 25
+    assert set(lookup.closest(20)) >= set(peers[200:219])
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32))
+def test_lies_of_every_kind_end_in_bounded_work(seed: int) -> None:
+    rng = random.Random(seed)
+    peers = [peer(number) for number in range(1000)]
+    lookup = Lookup(rng.getrandbits(256), rng.sample(peers, 20), CONFIG)
+
+    def answer(asked: Contact) -> list[Contact] | None:
+        return None if rng.random() < 0.3 else rng.choices(peers, k=rng.randrange(40))
+
+    drive(lookup, answer, rng)
+    assert lookup.requests <= MAX_REQUESTS
+    assert len(lookup._order) == len(lookup._peers) <= MAX_SHORTLIST
+    assert lookup._order == sorted(lookup._order)
