@@ -16,6 +16,7 @@ from dht.kad.limits import MAX_ADDR_BYTES, MAX_ADDRS_BYTES, MAX_PEER_ADDRS
 from transport.identity import PeerId
 
 _IP4, _IP6 = 0x04, 0x29  # multiaddr protocol codes
+_P2P = b"\xa5\x03"  # protocol code 421 as a varint
 _CIRCUIT = "/p2p-circuit"
 _CACHED = 16_384
 
@@ -97,11 +98,17 @@ def contact(peer_id: PeerId, addrs: Iterable[bytes] = ()) -> Contact:
     Ed25519 peer id."""
     good: list[bytes] = []
     size = 0
-    for addr in dict.fromkeys(addrs):
+    own = _own_suffix(peer_id)
+    for addr in dict.fromkeys(addr.removesuffix(own) for addr in addrs):  # js-libp2p leaves it on in ADD_PROVIDER
         if len(good) < MAX_PEER_ADDRS and size + len(addr) <= MAX_ADDRS_BYTES and addr_from_wire(addr) is not None:
             good.append(addr)
             size += len(addr)
     return _shared(peer_id, tuple(good))
+
+
+def _own_suffix(peer_id: PeerId) -> bytes:
+    raw = peer_bytes(peer_id)
+    return _P2P + bytes([len(raw)]) + raw
 
 
 def contact_of(peer_id: PeerId, texts: Iterable[str]) -> Contact:

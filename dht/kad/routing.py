@@ -236,8 +236,8 @@ class RoutingTable:
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
     def to_check(self, now: float, after_s: float, limit: int) -> list[Contact]:
-        """At most ``limit`` peers to be asked whether they live: those that failed, for half of them, and those not seen
-        for ``after_s``, oldest first.
+        """At most ``limit`` peers to be asked whether they live: those that failed, for half of them, and those not
+        seen for ``after_s``, oldest first.
 
         One that is likely to live is always among them: only next to its answer does silence mean anything (when our
         own network is down, nobody is blamed)."""

@@ -27,7 +27,7 @@ def wall() -> float:
 
 
 class SignedValidator:
-    """Keys ``/test/<public key>``, values [seq, issued_at, ttl, payload] with a signature in front; highest seq wins."""
+    """Keys ``/test/<public key>``; values [seq, issued_at, ttl, payload] behind a signature; the highest seq wins."""
 
     @staticmethod
     def key(identity: Identity) -> bytes:
@@ -195,6 +195,7 @@ class MemoryHost:
 
     async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> MemoryStream:
         self.opened += 1
+        self.network.on_stream(self.peer_id, peer)
         other = await self._reach(peer, addrs)
         await trio.sleep(other.mute_s)
         if (handler := other.handlers.get(protocol)) is None:
@@ -234,6 +235,7 @@ class Network:
         self.silent_failures = False
         """Whether dialling a dead host hangs instead of failing at once."""
         self.hosts: dict[PeerId, MemoryHost] = {}
+        self.on_stream: Callable[[PeerId, PeerId], None] = lambda _opener, _to: None
 
     @staticmethod
     def identity(number: int) -> Identity:
@@ -275,6 +277,11 @@ class Network:
 @pytest.fixture
 async def network(nursery: trio.Nursery) -> Network:
     return Network(nursery)
+
+
+@pytest.fixture
+def network_type() -> type[Network]:
+    return Network
 
 
 @pytest.fixture

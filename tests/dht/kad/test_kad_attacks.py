@@ -1,4 +1,4 @@
-"""Attacks on whole nodes: the node stays up and useful to the honest, and the offender's budget is spent, not theirs."""
+"""Attacks on whole nodes: the node stays up and useful to the honest; the offender's budget is spent, not theirs."""
 
 from __future__ import annotations
 
@@ -145,9 +145,7 @@ async def test_a_holder_that_returns_bad_values_changes_nothing(
     liars = sorted(nodes[1:], key=lambda node: peer_key(of(node)) ^ key_of(key))[:8]
     lies = [b"", b"nonsense", old, signed.value(network.identity(7001), 9), new[:-1], old, old, old]
     for liar, lie in zip(liars, lies, strict=True):  # the eight nearest holders, which are asked
-        liar._records.get = lambda _key, _now, lie=lie, record=liar._records.get(key, EPOCH): (
-            None if record is None else type(record)(key, lie, record.point, record.sender, EPOCH, 2 * EPOCH)
-        )
+        liar._records.get(key, EPOCH).value = lie
     for reader in [node for node in nodes[1:] if node not in liars][:10]:
         reader._records.remove(key)
         assert await reader.get(key) == new

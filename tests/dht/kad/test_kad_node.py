@@ -282,19 +282,24 @@ async def test_look_ups_are_reported(autojump_clock: MockClock, network: Any) ->
     assert sum(other.stats().served["GET_VALUE"] for other in nodes) >= 5
 
 
-async def test_one_seed_gives_one_run(autojump_clock: MockClock, network: Any) -> None:
-    """Nothing in it depends on the order of sets or on unseeded chance."""
-    runs = []
-    for first in (1000, 1000):
-        network.hosts.clear()
-        reports: list[LookupReport] = []
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                network.nursery = nursery
-                nodes = await network.nodes(15, first=first, on_lookup=reports.append)
-                await nodes[0].put(b"/plain/k", b"1")
-                scope.cancel()
-        runs.append([(r.kind, r.hops, r.requests, r.failures) for r in reports])
+def test_one_seed_gives_one_run(network_type: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing depends on the order of sets, on unseeded chance or on what time it is."""
+    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
+
+    async def run(log: list[Any]) -> None:
+        trio._core._run._r.seed(1)
+        async with trio.open_nursery() as nursery:
+            network = network_type(nursery)
+            network.on_stream = lambda opener, to: log.append((trio.current_time(), opener, to))
+            nodes = await network.nodes(15)
+            await nodes[0].put(b"/plain/k", b"1")
+            await trio.sleep(1000)
+            nursery.cancel_scope.cancel()
+
+    runs: list[list[Any]] = [[], []]
+    for log in runs:
+        trio.run(run, log, clock=MockClock(autojump_threshold=0))
+    assert len(runs[0]) > 500
     assert runs[0] == runs[1]
 
 
