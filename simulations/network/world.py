@@ -97,15 +97,16 @@ _HOSTED_UP_BYTES_PER_S = 125e6  # 1 Gbit/s
 _HOME_UP_BYTES_PER_S = 5e6  # 40 Mbit/s
 _HOME_DOWN_BYTES_PER_S = 31e6  # 250 Mbit/s
 _IP6_SHARE = 0.35
-_RACKS_PER_REGION = 24
-"""/24s of data centres in a region: many hosts share one, and rules of diversity must see it."""
+_SITES_PER_REGION = 64
+"""/16s of data centres in a region, the first ones the most popular: one in eight hosts there is at the first of them.
+Each has four /24s, so that many hosts share one, and rules of diversity see it."""
 
 
 class Atlas:
     """Gives hosts their places: one after another from one generator, so that a seed gives one world.
 
-    Homes have a /24 of their own (a street shares one by chance), data centres put many hosts into few /24s and one
-    IPv6 /48 each. Addresses look like public ones and mean nothing.
+    Homes have a /24 of their own (a street shares one by chance), data centres put many hosts into few /24s and IPv6
+    /48s. Addresses look like public ones and mean nothing.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -140,8 +141,8 @@ class Atlas:
         rng = self._rng
         while True:
             if hosted:
-                rack = rng.randrange(_RACKS_PER_REGION)
-                ip4 = f"{34 + region}.{16 + rack // 4}.{rack}.{rng.randrange(1, 255)}"
+                site = int(_SITES_PER_REGION * rng.random() ** 2)
+                ip4 = f"{34 + region}.{site}.{rng.randrange(4)}.{rng.randrange(1, 255)}"
             else:
                 ip4 = f"{78 + region}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
             if ip4 not in self._taken:
