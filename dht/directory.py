@@ -1,13 +1,15 @@
-"""The market's yellow pages: announces our record, learns everybody else's by gossip and from each new neighbour.
+"""The market's yellow pages: announces our record, and learns everybody else's.
 
-The façade behind which the Kademlia will stand: what it offers is "announce this" and "who sells that".
+Three ways lead here, and each works without the others: gossip among whoever is connected, an exchange with each new
+neighbour, and the hash table, under whose shard keys (:mod:`dht.shards`) providers are listed. Whichever way a record
+came, it was signed by its provider, and it is checked before it enters the index.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -16,33 +18,42 @@ from typing import Self
 import trio
 
 from dht.announcing import Allowance, due_at
-from dht.exchange import Page as ReplyPage
-from dht.exchange import PageRequest, page_of
-from dht.index import CapacityIndex, Provider, Verdict
+from dht.index import CapacityIndex, Provider, Source, Verdict
 from dht.limits import (
-    EXCHANGE_S,
-    MAX_EXCHANGES,
-    MAX_PAGES,
-    MAX_REPLY_BYTES,
-    MAX_REQUEST_BYTES,
-    MAX_SERVED_STREAMS,
+    FETCH_S,
+    GOSSIP_BURST,
+    GOSSIP_PER_S,
+    INTEREST_S,
+    MAX_FETCHES,
+    MAX_HINTS,
+    MAX_ORIGINS,
+    MAX_RECORD_BYTES,
+    MAX_SEARCH_RETRY_S,
+    PROVIDER_TTL_S,
     REFRESH_S,
     REGOSSIP_DELAY_S,
     REGOSSIP_INTERVAL_S,
-    SERVE_BURST_PAGES,
-    SERVE_PAGES_PER_S,
+    RENEW_AHEAD_S,
+    SEARCH_RETRY_S,
+    WANTED_PROVIDERS,
     WITHDRAW_FLUSH_S,
 )
+from dht.listing import Listed, Listing
+from dht.neighbours import Neighbours
+from dht.providers import FoundProvider, ProviderIndex
 from dht.records import CapacityRecord, RecordError, SignedRecord, parse_record, sign_record
-from transport.host import EventKind, GossipMessage, Host, HostError, HostStream, background
+from dht.search import Market, Search
+from dht.shards import ANY_MODEL, Sold, sold_in
+from transport.host import EventKind, GossipMessage, Host, background
 from transport.identity import Identity, PeerId
-from transport.wire import WireError
 
 
 class Directory:
     """Run it with ``async with``; leaving the block withdraws what was announced.
 
-    ``clock`` gives Unix seconds: records carry wall time, since strangers must agree on it.
+    ``clock`` gives Unix seconds: records carry wall time, since strangers must agree on it. Without ``providers``, a
+    hash table, there is only gossip and exchange; with ``gossip=False`` only the table (others are still answered).
+    ``provider_ttl_s`` is how long the table keeps a provider record.
     """
 
     def __init__(
@@ -54,6 +65,9 @@ class Directory:
         clock: Callable[[], float] = time.time,
         index: CapacityIndex | None = None,
         rng: random.Random | None = None,
+        providers: ProviderIndex | None = None,
+        gossip: bool = True,
+        provider_ttl_s: float = PROVIDER_TTL_S,
     ) -> None:
         self.index = index if index is not None else CapacityIndex()
         """What is known; read it with the same clock."""
@@ -61,41 +75,53 @@ class Directory:
         self._identity = identity
         self._subnet = subnet
         self._clock = clock
-        self._rng = rng or random.Random()  # noqa: S311  # picks a neighbour, no secret
+        self._rng = rng or random.Random()  # noqa: S311  # picks a neighbour and a shard, no secret
+        self._table = providers
+        self._gossip = gossip
         self._topic = f"/cocoon/{subnet}/capacity/1"
         self._protocol = f"/cocoon/{subnet}/capacity/1.0.0"
+        self._neighbours = Neighbours(host, self._protocol, self.index, self._take_in, clock)
+        self._listing = (
+            Listing(providers, identity.peer_id, subnet, self._rng, ttl_s=provider_ttl_s) if providers else None
+        )
+        self._search: Search | None = None
         self._wanted: CapacityRecord | None = None
         self._sent: SignedRecord | None = None
         self._sent_at = float("-inf")
         self._changed = trio.Event()
         self._news = trio.Event()
-        self._allowance = Allowance(SERVE_BURST_PAGES, SERVE_PAGES_PER_S)
-        self._serving = trio.CapacityLimiter(MAX_SERVED_STREAMS)
-        self._asking = trio.CapacityLimiter(MAX_EXCHANGES)
+        self._origins = Allowance(GOSSIP_BURST, GOSSIP_PER_S, MAX_ORIGINS)
         self._regossip_at = float("-inf")
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._host.set_handler(self._protocol, self._serve)
+        self._host.set_handler(self._protocol, self._neighbours.serve)
         async with AsyncExitStack() as stack:
-            messages = await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
+            messages = None
+            if self._gossip:
+                messages = await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
             events = await stack.enter_async_context(self._host.events())
             nursery = await stack.enter_async_context(background())
 
-            async def drain() -> None:
-                async for _ in messages:  # records were taken in by the validator
+            async def drain(heard: AsyncIterator[GossipMessage]) -> None:
+                async for _ in heard:  # records were taken in by the validator
                     pass
 
             async def greet() -> None:
                 async for event in events:
                     if event.kind is EventKind.CONNECTED and event.peer_id is not None:
-                        nursery.start_soon(self._ask, event.peer_id)
-                        nursery.start_soon(self._regossip)
+                        self._meet(event.peer_id, nursery)
 
-            nursery.start_soon(drain)
+            if messages is not None:
+                nursery.start_soon(drain, messages)
             nursery.start_soon(greet)
             nursery.start_soon(self._announce_when_due)
             nursery.start_soon(self._refresh)
+            if self._table is not None and self._listing is not None:
+                self._search = Search(
+                    self._table, self._identity.peer_id, self._subnet, self._bring, nursery, self._rng
+                )
+                nursery.start_soon(self._listing.run)
             self._stack = stack.pop_all()
         return self
 
@@ -119,12 +145,17 @@ class Directory:
         sign_record(self._identity, self._stamp(wanted))  # too long a record is the caller's error, now
         self._wanted = wanted
         self._changed.set()
+        if self._listing is not None:
+            self._listing.sell(sold_in(wanted))
         await trio.lowlevel.checkpoint()
 
     async def withdraw(self) -> None:
-        """Take back what was announced, if anything was, and wait a moment for it to leave."""
+        """Take back what was announced, if anything was, and wait a moment for it to leave. The hash table forgets by
+        itself; until then whoever finds us there is told by ourselves that we sell nothing, or does not reach us."""
         self._wanted = None
         self._changed.set()
+        if self._listing is not None:
+            self._listing.sell(())
         if self._sent is None or self._sent.record.withdrawn:
             return
         await self._send(self._sent.record.withdrawal())
@@ -138,8 +169,9 @@ class Directory:
     async def _send(self, record: CapacityRecord) -> None:
         signed = sign_record(self._identity, self._stamp(record))
         self._sent, self._sent_at = signed, trio.current_time()
-        self.index.add(signed, self._clock())
-        await self._host.publish(self._topic, signed.envelope)
+        self.index.add(signed, self._clock(), Source.OWN)
+        if self._gossip:
+            await self._host.publish(self._topic, signed.envelope)
 
     async def _announce_when_due(self) -> None:
         while True:
@@ -153,6 +185,13 @@ class Directory:
                 continue
             with trio.move_on_at(due):
                 await self._changed.wait()
+
+    def _meet(self, peer: PeerId, nursery: trio.Nursery) -> None:
+        if self._gossip:
+            nursery.start_soon(self._neighbours.ask, peer)
+            nursery.start_soon(self._regossip)
+        if self._listing is not None and len(self._host.peers()) == 1:
+            self._listing.again()  # what was announced before reached nobody
 
     async def _regossip(self) -> None:
         """Gossip our record again for a neighbour that was not in our mesh when we last did."""
@@ -176,87 +215,127 @@ class Directory:
     async def wait_for_providers(
         self, task: str, model: str | None = None, tier: str | None = None, *, timeout_s: float
     ) -> list[Provider]:
-        """Like :meth:`providers`, but wait for the first one to become known; empty after ``timeout_s``."""
+        """Like :meth:`providers`, but wait for the first one to become known; empty after ``timeout_s``.
+
+        Who is known already comes first. When that is nobody, or few, the hash table is searched too (for a tier that
+        is named); the search goes on in the background when this returns or is cancelled.
+        """
+        sold = Sold(task, ANY_MODEL if model is None else model, tier) if tier is not None else None
+        pause_s = SEARCH_RETRY_S
         with trio.move_on_after(timeout_s):
             while not (found := self.providers(task, model, tier)):
-                await self._news.wait()
+                news = self._news
+                if self._search is not None and sold is not None:
+                    self._search.market(sold).asked_at = trio.current_time()
+                    self._search.start(sold, within_s=SEARCH_RETRY_S / 2)
+                with trio.move_on_after(pause_s):
+                    await news.wait()
+                pause_s = min(2 * pause_s, MAX_SEARCH_RETRY_S)
+            if self._search is not None and sold is not None:
+                self._search.market(sold).asked_at = trio.current_time()
+                if len(found) < WANTED_PROVIDERS:
+                    self._search.start(sold)
             return found
         return self.providers(task, model, tier)
 
-    def _take(self, envelope: bytes, origin: PeerId | None = None) -> tuple[SignedRecord, Verdict]:
+    async def look_further(
+        self, task: str, model: str | None = None, tier: str | None = None, *, timeout_s: float
+    ) -> list[Provider]:
+        """Like :meth:`providers`, after a search of the hash table, or as far as it got within ``timeout_s``."""
+        if self._search is not None and tier is not None:
+            sold = Sold(task, ANY_MODEL if model is None else model, tier)
+            self._search.start(sold, within_s=SEARCH_RETRY_S)
+            market = self._search.market(sold)
+            if market.running:
+                with trio.move_on_after(timeout_s):
+                    await market.ended.wait()
+        return self.providers(task, model, tier)
+
+    async def record_of(
+        self, peer: PeerId, *, addrs: Sequence[str] = (), timeout_s: float = FETCH_S
+    ) -> CapacityRecord | None:
+        """The standing record of one provider: the one known, else what it says when asked (``addrs`` are hints); None
+        after ``timeout_s``, and when it cannot be reached or sells nothing."""
+        if self.index.get(peer, self._clock()) is None:
+            with trio.move_on_after(timeout_s):
+                await self._neighbours.fetch(peer, tuple(addrs)[:MAX_HINTS])
+        return self.index.get(peer, self._clock())
+
+    @property
+    def listed(self) -> dict[Sold, Listed]:
+        """How we are listed in the hash table; empty without one."""
+        return self._listing.listed if self._listing is not None else {}
+
+    @property
+    def markets(self) -> dict[Sold, Market]:
+        """What was searched for in the hash table; empty without one."""
+        return dict(self._search.markets) if self._search is not None else {}
+
+    def _take(self, envelope: bytes, source: Source, origin: PeerId | None = None) -> tuple[SignedRecord, Verdict]:
         """Verify and index a record. Raises :class:`RecordError` for what no honest node passes on; a stale record, or
         the second of two with one sequence number, is its provider's doing and not held against who passed it on."""
         signed = parse_record(envelope)
         if origin not in (None, signed.peer_id):
-            raise RecordError(f"{origin} gossips a record of {signed.peer_id}")
+            raise RecordError(f"{origin} sends a record of {signed.peer_id} as its own")
         if signed.record.subnet != self._subnet:
             raise RecordError(f"a record of the subnet {signed.record.subnet!r} in {self._subnet!r}")
-        verdict = self.index.add(signed, self._clock())
+        verdict = self.index.add(signed, self._clock(), source)
         if verdict is Verdict.NEWS:
             news, self._news = self._news, trio.Event()
             news.set()
         return signed, verdict
 
+    def _take_in(self, envelope: bytes, source: Source, origin: PeerId | None) -> SignedRecord:
+        return self._take(envelope, source, origin)[0]
+
     def _hear(self, message: GossipMessage) -> bool | None:
-        """The gossip validator: only a provider itself gossips its record, and only its newest is passed on."""
+        """The gossip validator: only a provider itself gossips its record, only its newest is passed on, and no more of
+        them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored."""
+        if not self._origins.take(message.origin, trio.current_time()):
+            return None if len(message.data) <= MAX_RECORD_BYTES else False
         try:
-            _, verdict = self._take(message.data, message.origin)
+            _, verdict = self._take(message.data, Source.GOSSIP, message.origin)
         except RecordError:
             return False
         return True if verdict in (Verdict.NEWS, Verdict.KNOWN) else None
 
-    # --- exchange with neighbours -------------------------------------------------------------------------------------
+    # --- the hash table, and what gossip may have lost ----------------------------------------------------------------
 
-    async def _serve(self, stream: HostStream) -> None:
-        async with self._serving:
-            with trio.move_on_after(MAX_PAGES * EXCHANGE_S):
-                for _ in range(MAX_PAGES + 1):
-                    with trio.fail_after(EXCHANGE_S):
-                        data = await stream.receive(MAX_REQUEST_BYTES)
-                    try:
-                        request = PageRequest.from_bytes(data)
-                    except WireError as error:
-                        await self._host.drop(stream.peer_id, f"a malformed request for capacity records: {error}")
-                        return
-                    if not self._allowance.take(stream.peer_id, trio.current_time()):
-                        return
-                    found, more = self.index.page(request.after, request.limit, now=self._clock())
-                    await stream.send(page_of([signed.envelope for signed in found], more).to_bytes())
+    async def _bring(self, found: FoundProvider, sold: Sold) -> bool:
+        """Have the record of a provider that is listed under ``sold``; whether it sells that now."""
+        if not self._lasts(found.peer_id):
+            await self._neighbours.fetch(found.peer_id, tuple(found.addrs)[:MAX_HINTS])
+        record = self.index.get(found.peer_id, self._clock())
+        return record is not None and sold in sold_in(record)
 
-    async def _ask(self, peer: PeerId) -> None:
-        """Learn what a neighbour knows. One that sends garbage is dropped, one that does not speak this is not."""
-        async with self._asking:
-            try:
-                stream = await self._host.open_stream(peer, self._protocol)
-            except HostError:
-                return
-            try:
-                await self._read_pages(stream)
-            except (WireError, RecordError) as error:
-                await self._host.drop(peer, f"sent bad capacity records: {error}")
-            except (HostError, trio.TooSlowError):
-                return
-            finally:
-                await stream.aclose()
-
-    async def _read_pages(self, stream: HostStream) -> None:
-        after = ""
-        for _ in range(MAX_PAGES):
-            with trio.fail_after(EXCHANGE_S):
-                await stream.send(PageRequest(after).to_bytes())
-                page = ReplyPage.from_bytes(await stream.receive(MAX_REPLY_BYTES))
-            for envelope in page.envelopes:
-                signed, _ = self._take(envelope)
-                if signed.peer_id <= after:
-                    raise WireError("records out of order")
-                after = signed.peer_id
-                await trio.lowlevel.checkpoint()
-            if not page.more:
-                return
+    def _lasts(self, peer: PeerId) -> bool:
+        record = self.index.get(peer, self._clock())
+        return record is not None and record.expires_at > self._clock() + RENEW_AHEAD_S
 
     async def _refresh(self) -> None:
         while True:
             await trio.sleep(REFRESH_S * self._rng.uniform(0.8, 1.2))
             self.index.sweep(self._clock())
-            if peers := self._host.peers():
-                await self._ask(self._rng.choice(peers).peer_id)
+            if self._gossip and (peers := self._host.peers()):
+                await self._neighbours.ask(self._rng.choice(peers).peer_id)
+            await self._keep_warm()
+
+    async def _keep_warm(self) -> None:
+        """Keep what somebody asks for in the index: renew records that are about to expire, look for more when few."""
+        if self._search is None:
+            return
+        for sold, market in list(self._search.markets.items()):
+            if trio.current_time() > market.asked_at + INTEREST_S:
+                continue
+            known = self.providers(sold.task, sold.model or None, sold.tier)
+            ending = [peer for peer, _, _ in known if not self._lasts(peer) and peer != self._identity.peer_id]
+            async with trio.open_nursery() as nursery:
+                for peer in dict.fromkeys(self._rng.sample(ending, min(len(ending), MAX_FETCHES))):
+                    nursery.start_soon(self._renew, peer)
+            if len(known) < WANTED_PROVIDERS:
+                self._search.start(sold)
+
+    async def _renew(self, peer: PeerId) -> None:
+        record = self.index.get(peer, self._clock())
+        with trio.move_on_after(FETCH_S):
+            await self._neighbours.fetch(peer, record.host_addrs if record is not None else ())

@@ -1,6 +1,7 @@
-"""The two messages by which neighbours tell each other what they know of the market: strict CBOR, pure.
+"""The messages by which nodes tell each other what they know of the market: strict CBOR, pure.
 
 Request ``[1, after, limit]``: standing records of peers whose id sorts above ``after`` (``""`` for the first page).
+Request ``[1, peer]``: the standing record of one peer; asked of that peer itself by whoever found it in the hash table.
 Reply ``[1, [record, …], more]``: signed records in the order of peer id, and whether others follow.
 """
 
@@ -27,18 +28,32 @@ class PageRequest:
         """As it travels."""
         return encode([VERSION, self.after, self.limit])
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> PageRequest:
-        """Parse. Raises :class:`transport.wire.WireError`."""
-        value = decode(data, max_bytes=MAX_REQUEST_BYTES)
-        if type(value) is not list or len(value) != 3 or value[0] != VERSION:
-            raise WireError(f"a request for capacity records is [{VERSION}, after, limit]")
-        _, after, limit = value
-        if type(after) is not str or len(after) > _MAX_CURSOR_CHARS:
-            raise WireError("the cursor is a peer id or empty")
-        if type(limit) is not int or not 1 <= limit <= PAGE_RECORDS:
-            raise WireError(f"the limit is an integer from 1 to {PAGE_RECORDS}")
-        return cls(after, limit)
+
+@dataclass(frozen=True)
+class RecordRequest:
+    """Ask for the record of one peer."""
+
+    peer: str
+
+    def to_bytes(self) -> bytes:
+        """As it travels."""
+        return encode([VERSION, self.peer])
+
+
+def parse_request(data: bytes) -> PageRequest | RecordRequest:
+    """Parse either request. Raises :class:`transport.wire.WireError`."""
+    value = decode(data, max_bytes=MAX_REQUEST_BYTES)
+    if type(value) is not list or len(value) not in (2, 3) or type(value[0]) is not int or value[0] != VERSION:
+        raise WireError(f"a request for capacity records is [{VERSION}, after, limit] or [{VERSION}, peer]")
+    name = value[1]
+    if type(name) is not str or len(name) > _MAX_CURSOR_CHARS:
+        raise WireError("the cursor is a peer id or empty")
+    if len(value) == 2:
+        return RecordRequest(name)
+    limit = value[2]
+    if type(limit) is not int or not 1 <= limit <= PAGE_RECORDS:
+        raise WireError(f"the limit is an integer from 1 to {PAGE_RECORDS}")
+    return PageRequest(name, limit)
 
 
 @dataclass(frozen=True)

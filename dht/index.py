@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from enum import Enum
+from dataclasses import dataclass
+from enum import Enum, StrEnum
 
-from dht.limits import MAX_RECORDS, MAX_RECORDS_PER_MODEL
+from dht.limits import MAX_DEALT_WITH, MAX_RECORDS, MAX_RECORDS_PER_MODEL, SETTLED_AFTER_S
+from dht.pool import Pool, Standing
 from dht.records import CapacityRecord, Offer, RecordError, SignedRecord, check_time, forget_at
 from transport.identity import PeerId
 
@@ -26,21 +27,59 @@ class Verdict(Enum):
     """Its provider signed two different records of one sequence number."""
 
 
+class Source(StrEnum):
+    """How a record came to us. Its signature is the same whichever way."""
+
+    OWN = "own"
+    """We made it."""
+    GOSSIP = "gossip"
+    """Its provider gossiped it."""
+    NEIGHBOUR = "neighbour"
+    """A neighbour told us, from its memory."""
+    PROVIDER = "provider"
+    """We asked the provider itself, having found it in the hash table."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A record held, and how and when it came."""
+
+    signed: SignedRecord
+    source: Source
+    at: float
+    """When this record came, in Unix seconds."""
+    first_at: float
+    """When the first of its provider came, of those held without a gap."""
+
+
 class CapacityIndex:
     """The newest record of each provider.
 
     A provider's newest record is remembered past its expiry for as long as an older one might still stand, so that a
-    withdrawn or replaced record cannot be brought back by replaying it. When full, the oldest goes.
+    withdrawn or replaced record cannot be brought back by replaying it. When full, :class:`dht.pool.Pool` says who
+    goes, so that whoever floods it with identities displaces newcomers and leaves those alone that this node knows.
     """
 
     def __init__(self, max_records: int = MAX_RECORDS, max_per_model: int = MAX_RECORDS_PER_MODEL) -> None:
-        self._max_records = max_records
         self._max_per_model = max_per_model
-        self._records: dict[PeerId, SignedRecord] = {}
-        self._sellers: dict[tuple[str, str], set[PeerId]] = defaultdict(set)
+        self._records: dict[PeerId, Heard] = {}
+        self._all = Pool(max_records)
+        self._sellers: dict[tuple[str, str], Pool] = {}
+        self._dealt_with: dict[PeerId, None] = {}
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def deal_with(self, peer: PeerId) -> None:
+        """This node does business with ``peer``: no stranger displaces its record from now on, nor later ones. The
+        last :data:`MAX_DEALT_WITH` are remembered."""
+        self._dealt_with.pop(peer, None)
+        self._dealt_with[peer] = None
+        if len(self._dealt_with) > MAX_DEALT_WITH:
+            forgotten = next(iter(self._dealt_with))
+            del self._dealt_with[forgotten]
+            self._file(forgotten)
+        self._file(peer)
 
     def judge(self, signed: SignedRecord, now: float) -> Verdict:
         """What :meth:`add` would say, changing nothing."""
@@ -48,59 +87,75 @@ class CapacityIndex:
             check_time(signed.record, now)
         except RecordError:
             return Verdict.STALE
-        held = self._records.get(signed.peer_id)
-        if held is None or held.record.seq < signed.record.seq:
+        heard = self._records.get(signed.peer_id)
+        if heard is None or heard.signed.record.seq < signed.record.seq:
             return Verdict.NEWS
-        if held.record.seq > signed.record.seq:
+        if heard.signed.record.seq > signed.record.seq:
             return Verdict.STALE
-        return Verdict.KNOWN if held.envelope == signed.envelope else Verdict.FORGED
+        return Verdict.KNOWN if heard.signed.envelope == signed.envelope else Verdict.FORGED
 
-    def add(self, signed: SignedRecord, now: float) -> Verdict:
+    def add(self, signed: SignedRecord, now: float, source: Source = Source.GOSSIP) -> Verdict:
         """Take a record whose signature and subnet the caller has checked; ``now`` in Unix seconds."""
         verdict = self.judge(signed, now)
         if verdict is Verdict.NEWS:
+            before = self._records.get(signed.peer_id)
             self._remove(signed.peer_id)
-            self._records[signed.peer_id] = signed
-            keys = [(offer.task, offer.model) for offer in signed.record.offers]
-            for key in keys:
-                self._sellers[key].add(signed.peer_id)
-            for key in keys:
-                while len(sellers := self._sellers.get(key, set())) > self._max_per_model:
-                    self._remove(self._oldest(sellers))
-            if len(self._records) > self._max_records:
+            self._records[signed.peer_id] = Heard(signed, source, now, before.first_at if before else now)
+            self._file(signed.peer_id)
+            for key in _sold(signed.record):
+                while (surplus := self._sellers[key].surplus() if key in self._sellers else None) is not None:
+                    self._remove(surplus)
+            if self._all.surplus() is not None:
                 self.sweep(now)
-            while len(self._records) > self._max_records:
-                self._remove(self._oldest(set(self._records)))
+            while (surplus := self._all.surplus()) is not None:
+                self._remove(surplus)
         return verdict
 
-    def _oldest(self, peers: set[PeerId]) -> PeerId:
-        return min(peers, key=lambda peer: (self._records[peer].record.issued_at, peer))
+    def _file(self, peer: PeerId) -> None:
+        """Enter a provider, or its new standing, wherever it counts."""
+        heard = self._records.get(peer)
+        if heard is None:
+            return
+        record = heard.signed.record
+        standing = Standing.SETTLED if heard.at - heard.first_at >= SETTLED_AFTER_S else Standing.NEWCOMER
+        if peer in self._dealt_with or heard.source is Source.OWN:
+            standing = Standing.DEALT_WITH
+        self._all.put(peer, standing, record.issued_at)
+        for key in _sold(record):
+            self._sellers.setdefault(key, Pool(self._max_per_model)).put(peer, standing, record.issued_at)
 
     def _remove(self, peer: PeerId) -> None:
         gone = self._records.pop(peer, None)
-        for offer in gone.record.offers if gone else ():
-            key = (offer.task, offer.model)
-            self._sellers[key].discard(peer)
+        self._all.drop(peer)
+        for key in _sold(gone.signed.record) if gone else ():
+            self._sellers[key].drop(peer)
             if not self._sellers[key]:
                 del self._sellers[key]
 
     def sweep(self, now: float) -> None:
         """Forget what can matter no more."""
-        for peer in [peer for peer, held in self._records.items() if now >= forget_at(held.record)]:
+        for peer in [peer for peer, heard in self._records.items() if now >= forget_at(heard.signed.record)]:
             self._remove(peer)
 
     def _live(self, peer: PeerId, now: float) -> CapacityRecord | None:
-        held = self._records.get(peer)
-        return held.record if held and not held.record.withdrawn and now < held.record.expires_at else None
+        heard = self._records.get(peer)
+        if heard is None:
+            return None
+        record = heard.signed.record
+        return record if not record.withdrawn and now < record.expires_at else None
 
     def get(self, peer: PeerId, now: float) -> CapacityRecord | None:
         """The standing record of one provider."""
         return self._live(peer, now)
 
+    def heard(self, peer: PeerId) -> Heard | None:
+        """What is held of one provider, standing or not."""
+        return self._records.get(peer)
+
     def providers(self, task: str, model: str | None = None, tier: str | None = None, *, now: float) -> list[Provider]:
         """Standing offers of ``task``, for any model and tier unless named, in the order of peer id and offer."""
         if model is not None:
-            peers = self._sellers.get((task, model), set())
+            peers = set(self._sellers.get((task, model), ()))
         else:
             peers = {peer for (sold, _), sellers in self._sellers.items() if sold == task for peer in sellers}
         return [
@@ -122,9 +177,21 @@ class CapacityIndex:
         """
         found: list[SignedRecord] = []
         for peer in sorted(peer for peer in self._records if peer > after):
-            held = self._records[peer]
-            if now < (forget_at(held.record) if held.record.withdrawn else held.record.expires_at):
+            if (signed := self.standing(peer, now=now)) is not None:
                 if len(found) == limit:
                     return found, True
-                found.append(held)
+                found.append(signed)
         return found, False
+
+    def standing(self, peer: PeerId, *, now: float) -> SignedRecord | None:
+        """One provider's record or withdrawal as it may be passed on, or None."""
+        heard = self._records.get(peer)
+        if heard is None:
+            return None
+        record = heard.signed.record
+        return heard.signed if now < (forget_at(record) if record.withdrawn else record.expires_at) else None
+
+
+def _sold(record: CapacityRecord) -> list[tuple[str, str]]:
+    """(task, model) of each offer, once."""
+    return list(dict.fromkeys((offer.task, offer.model) for offer in record.offers))

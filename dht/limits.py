@@ -62,12 +62,105 @@ REGOSSIP_INTERVAL_S = 5.0
 WITHDRAW_FLUSH_S = 0.2
 """What a withdrawal gets to leave through the sockets before the host may close them."""
 
+# --- shards of the directory ----------------------------------------------------------------------------------------
+SHARD_CAP = 24
+"""Providers that share one shard. A market of 10,000 then has about 600 shards of 17 and as many samples above them;
+of 10,000 nodes each holds k = 20 copies of a key, the busiest one 1.2 to 1.6 % of the market (docs/attacks.md)."""
+
+SHARD_SAMPLE = 8
+"""Providers, in the mean, that a shard with others below it lists: enough to tell how far down they are."""
+
+SHARD_ASK = 2 * SHARD_CAP
+"""Providers asked of one key: more than belong there, so that an overfull one shows."""
+
+MAX_SHARD_BITS = 24
+"""The longest prefix: a market of 400 million providers."""
+
+COLD_SHARD_BITS = 6
+"""Where somebody begins who knows nothing of a market: 64 keys, so that newcomers to a large one do not all ask the
+same 20 nodes (each would serve every one of them, and now serves 1.6 %). A small market costs one look-up more."""
+
+WALK_LOOKUPS = 12
+"""Look-ups that one search may make; 95 of 100 make three or fewer."""
+
+SURVEY_LOOKUPS = 12
+"""Look-ups before one announcement; a settled market needs one or two."""
+
+WANTED_PROVIDERS = 8
+"""Providers that a search looks for: as many as are asked for quotes."""
+
+MAX_MARKETS = 256
+"""(task, model, tier) whose depth and last search are remembered."""
+
+PROVIDER_TTL_S = 3600.0
+"""How long a provider record stands. A third of it is what a provider announces in; whoever was killed is found, and
+not reached, for the whole of it."""
+
+FIRST_SURVEY_AGAIN_S = 10.0
+"""An announcement is made again after this, and each time three times later up to a third of the TTL: the first was
+made among the few peers of a node that has just started, or in the middle of a rush."""
+
+FAILED_AGAIN_S, MAX_FAILED_AGAIN_S = 0.25, 30.0
+"""An announcement that no node took is made again after this, doubled each time: a node that has just started knows
+nobody for a second or two."""
+
+MAX_SURVEYS = 4
+"""Markets surveyed at once by one node."""
+
+LOOKUP_S = 20.0
+"""One look-up or one announcement in the table."""
+
+FETCH_S = 5.0
+"""To reach one provider and have its record."""
+
+MAX_FETCHES, MAX_ALL_FETCHES = 8, 16
+"""Providers asked for their records at once, by one search and by all."""
+
+MAX_HINTS = 8
+"""Addresses tried of those that the table has of a provider: nobody vouches for them."""
+
+SEARCH_S = 60.0
+"""One search in all."""
+
+MAX_SEARCHES = 8
+"""Searches at once, each for another market."""
+
+SEARCH_RETRY_S, MAX_SEARCH_RETRY_S = 0.1, 1.0
+"""Between two searches for a market of which nobody is known, while somebody waits; doubled with each. A node that has
+just started knows no peer for the first of them, which costs nothing."""
+
+SEARCH_AGAIN_S, MAX_SEARCH_AGAIN_S = 20.0, 300.0
+"""Between two searches for a market of which somebody is known, but fewer than wanted; doubled with each."""
+
+INTEREST_S = 600.0
+"""How long after it was last asked for a market is kept warm."""
+
+RENEW_AHEAD_S = 60.0
+"""A record that is wanted and expires within this is asked of its provider again. Gossip renews it 80 s ahead."""
+
+GOSSIP_BURST, GOSSIP_PER_S = 8, 1.0
+"""Records of one origin that are looked at: an honest one sends a change every 2 s and repeats one every 5 s."""
+
+MAX_ORIGINS = 8192
+"""Origins whose rate is remembered: twice the providers that an index holds."""
+
 # --- the index ----------------------------------------------------------------------------------------------------
 MAX_RECORDS = 4096
 """Records kept: about 10 MB."""
 
 MAX_RECORDS_PER_MODEL = 1024
 """Records kept of those who sell one (task, model): a popular model must not crowd out the others."""
+
+NEWCOMERS_SHARE = 0.5
+"""Of either bound: what providers of whom nothing is known yet may displace. Identities cost nothing, so a flood of
+new ones takes this much and no more of what was there before it."""
+
+SETTLED_AFTER_S = 300.0
+"""A provider whose record was renewed this long after it was first heard is a newcomer no more: two default TTLs, so
+that whoever floods must keep all his identities alive."""
+
+MAX_DEALT_WITH = 256
+"""Providers remembered as dealt with, whom no stranger displaces: a sixteenth of the index."""
 
 # --- exchange between neighbours ------------------------------------------------------------------------------------
 PAGE_RECORDS = 64

@@ -46,6 +46,15 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long running jobs may go on after SIGTERM."""
 
 
+class DiscoverySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[discovery]`: how providers and clients find each other; at least one of the two."""
+
+    gossip: bool = True
+    """Hear and tell of offers among connected nodes."""
+    dht: bool = True
+    """List offers in the distributed hash table, and search it for what is not known."""
+
+
 class PriceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[price]`: nanoTON per million units. The ask moves between `floor` and `floor × cap_ratio` with demand."""
 
@@ -130,6 +139,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration; every field has a default, so an empty file is a valid one."""
 
     node: NodeSection = NodeSection()
+    discovery: DiscoverySection = DiscoverySection()
     price: PriceSection = PriceSection()
     market: MarketSection = MarketSection()
     ton: TonSection = TonSection()
@@ -287,6 +297,10 @@ def _check_ranges(config: Config) -> None:
     for name, value in (("node.tunnel_port", config.node.tunnel_port), ("gateway.port", config.gateway.port)):
         if not 0 <= value <= 65_535:
             raise ConfigError(f"{name}: {value} is no port; 0 takes any free one")
+    if not (config.discovery.gossip or config.discovery.dht):
+        raise ConfigError(
+            "discovery.gossip, discovery.dht: with neither, this node finds nobody; set one of them to true"
+        )
     positive = {
         "ton.deposit_nanoton": config.ton.deposit_nanoton,
         "ton.credit_window_nanoton": config.ton.credit_window_nanoton,

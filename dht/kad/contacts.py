@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from multiaddr import Multiaddr
 
-from dht.kad.keys import peer_bytes, peer_key
+from dht.kad.keys import key_of, peer_bytes
 from dht.kad.limits import MAX_ADDR_BYTES, MAX_ADDRS_BYTES, MAX_PEER_ADDRS
 from transport.identity import PeerId
 
@@ -68,15 +68,15 @@ class Contact:
 
     __slots__ = ("addrs", "key", "networks", "peer_id", "wire")
 
-    def __init__(self, peer_id: PeerId, addrs: tuple[bytes, ...]) -> None:
+    def __init__(self, peer_id: PeerId, raw: bytes, addrs: tuple[bytes, ...]) -> None:
         self.peer_id = peer_id
         self.addrs = addrs
         """Binary multiaddrs without the peer's own ``/p2p/…``, at most eight."""
-        self.key = peer_key(peer_id)
+        self.key = key_of(raw)
         networks = {network: None for addr in addrs for network in networks_of(addr)}
         self.networks = tuple(networks)
         """Of its claimed addresses. The address of a standing connection counts more (:mod:`dht.kad.routing`)."""
-        self.wire = _encode(peer_id, addrs)
+        self.wire = _encode(raw, addrs)
         """The protobuf ``Message.Peer``, without its tag and length."""
 
     def __repr__(self) -> str:
@@ -96,19 +96,19 @@ class Contact:
 def contact(peer_id: PeerId, addrs: Iterable[bytes] = ()) -> Contact:
     """A contact of the first eight well-formed addresses, of 512 bytes together. Raises ``ValueError`` for what is no
     Ed25519 peer id."""
+    return contact_from(peer_id, peer_bytes(peer_id), addrs)
+
+
+def contact_from(peer_id: PeerId, raw: bytes, addrs: Iterable[bytes]) -> Contact:
+    """The same when the id's multihash ``raw`` is at hand: base58 is slow."""
     good: list[bytes] = []
     size = 0
-    own = _own_suffix(peer_id)
+    own = _P2P + bytes([len(raw)]) + raw
     for addr in dict.fromkeys(addr.removesuffix(own) for addr in addrs):  # js-libp2p leaves it on in ADD_PROVIDER
         if len(good) < MAX_PEER_ADDRS and size + len(addr) <= MAX_ADDRS_BYTES and addr_from_wire(addr) is not None:
             good.append(addr)
             size += len(addr)
-    return _shared(peer_id, tuple(good))
-
-
-def _own_suffix(peer_id: PeerId) -> bytes:
-    raw = peer_bytes(peer_id)
-    return _P2P + bytes([len(raw)]) + raw
+    return _shared(peer_id, raw, tuple(good))
 
 
 def contact_of(peer_id: PeerId, texts: Iterable[str]) -> Contact:
@@ -118,8 +118,8 @@ def contact_of(peer_id: PeerId, texts: Iterable[str]) -> Contact:
 
 
 @lru_cache(maxsize=_CACHED)
-def _shared(peer_id: PeerId, addrs: tuple[bytes, ...]) -> Contact:
-    return Contact(peer_id, addrs)
+def _shared(peer_id: PeerId, raw: bytes, addrs: tuple[bytes, ...]) -> Contact:
+    return Contact(peer_id, raw, addrs)
 
 
 def seen_networks(addr: str) -> tuple[bytes, ...] | None:
@@ -134,9 +134,8 @@ def seen_networks(addr: str) -> tuple[bytes, ...] | None:
     return networks_of(raw) if raw[:1] in (bytes([_IP4]), bytes([_IP6])) else None
 
 
-def _encode(peer_id: PeerId, addrs: tuple[bytes, ...]) -> bytes:
+def _encode(raw: bytes, addrs: tuple[bytes, ...]) -> bytes:
     out = bytearray()
-    raw = peer_bytes(peer_id)
     out += bytes([0x0A, len(raw)]) + raw
     for addr in addrs:
         size = len(addr)

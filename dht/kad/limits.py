@@ -38,6 +38,9 @@ MAX_CLOSER_PEERS = 2 * K
 MAX_PROVIDER_PEERS = 100
 """Providers read from one message; js-libp2p sends as many as it has, so what follows is skipped, not an error."""
 
+MAX_REQUEST_PROVIDERS = 4
+"""Providers read from a request: an ADD_PROVIDER names its sender."""
+
 MAX_SENT_PROVIDERS = 64
 """Providers in one of our replies: 6 KiB of the usual kind."""
 

@@ -18,7 +18,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TypeVar
 
-from dht.kad.contacts import Contact, contact
+from dht.kad.contacts import Contact, contact_from
 from dht.kad.errors import BadMessage
 from dht.kad.keys import peer_id_from
 from dht.kad.limits import (
@@ -28,6 +28,7 @@ from dht.kad.limits import (
     MAX_PEER_BYTES,
     MAX_PEER_ID_BYTES,
     MAX_PROVIDER_PEERS,
+    MAX_REQUEST_PROVIDERS,
     MAX_TIME_BYTES,
     MAX_VALUE_BYTES,
     MAX_VARINT_BYTES,
@@ -113,23 +114,35 @@ def _encode_record(record: Record) -> bytes:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+def parse_request(data: bytes) -> Message:
+    """Parse what a stranger asks: peers cost the most to read, and a request has no use for closer ones, nor for more
+    than a few providers. Raises :class:`BadMessage`."""
+    return _parse(data, read_closer=False, max_providers=MAX_REQUEST_PROVIDERS)
+
+
 def parse_message(data: bytes) -> Message:
-    """Parse; the caller has bounded the length. Raises :class:`BadMessage`."""
+    """Parse a reply to us; the caller has bounded the length. Raises :class:`BadMessage`."""
+    return _parse(data, read_closer=True, max_providers=MAX_PROVIDER_PEERS)
+
+
+def _parse(data: bytes, *, read_closer: bool, max_providers: int) -> Message:
     kind: int | None = None
     key: bytes | None = None
     record: Record | None = None
     closer: list[Contact] = []
     closer_seen = 0
     providers: list[Contact] = []
+    providers_seen = 0
     for field, value in _fields(data):
         if field == 8:
             closer_seen += 1
             if closer_seen > MAX_CLOSER_PEERS:
                 raise BadMessage(f"more than {MAX_CLOSER_PEERS} closer peers")
-            if (peer := _peer(value)) is not None:
+            if read_closer and (peer := _peer(value)) is not None:
                 closer.append(peer)
         elif field == 9:
-            if len(providers) < MAX_PROVIDER_PEERS and (peer := _peer(value)) is not None:
+            providers_seen += 1
+            if providers_seen <= max_providers and (peer := _peer(value)) is not None:
                 providers.append(peer)
         elif field == 1:
             kind = _once(kind, _integer(value, "the type"), "type")
@@ -199,9 +212,10 @@ def parse_peer(data: bytes) -> Contact | None:
     if not peer:
         raise BadMessage("a peer without an id")
     try:
-        return contact(peer_id_from(peer), addrs)
+        peer_id = peer_id_from(peer)
     except BadMessage:
         return None
+    return contact_from(peer_id, peer, addrs)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:

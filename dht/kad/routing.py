@@ -41,7 +41,6 @@ class RoutingTable:
         self._diversity = diversity or Diversity()
         self._buckets: list[dict[int, _Entry]] = []  # each in the order in which its peers were last seen
         self._replacements: dict[int, dict[int, Contact]] = {}
-        self._counts: dict[bytes, int] = {}
         self._touched: dict[int, float] = {}
 
     # --- who is in it -----------------------------------------------------------------------------------------------
@@ -92,17 +91,30 @@ class RoutingTable:
         return next((key for key, entry in bucket.items() if entry.failures), None)
 
     def _admits(self, bucket: dict[int, _Entry], networks: tuple[bytes, ...]) -> bool:
+        if not networks:
+            return True
+        # Counted when somebody is about to enter, which is seldom: kept counts would take a third of a table's memory.
+        everywhere = self._count(networks, self._buckets)
+        here = self._count(networks, [bucket])
+        limits = self._diversity
         for network in networks:
-            count = self._counts.get(network, 0)
             if not is_narrow(network):
-                if count >= self._diversity.table_wide:
+                if everywhere[network] >= limits.table_wide:
                     return False
-                continue
-            if count >= self._diversity.table_narrow:
-                return False
-            if count and sum(network in e.networks for e in bucket.values()) >= self._diversity.bucket_narrow:
+            elif everywhere[network] >= limits.table_narrow or here[network] >= limits.bucket_narrow:
                 return False
         return True
+
+    @staticmethod
+    def _count(networks: tuple[bytes, ...], buckets: list[dict[int, _Entry]]) -> dict[bytes, int]:
+        """How many peers in ``buckets`` are in each of ``networks``."""
+        counts = dict.fromkeys(networks, 0)
+        for bucket in buckets:
+            for entry in bucket.values():
+                for network in entry.networks:
+                    if network in counts:
+                        counts[network] += 1
+        return counts
 
     def answered(
         self, contact: Contact, now: float, seen: tuple[bytes, ...] | None = None, *, own_word: bool = False
@@ -135,8 +147,6 @@ class RoutingTable:
                 return False
             self._drop(index, failing)
         bucket[contact.key] = _Entry(contact, networks, now)
-        for network in networks:
-            self._counts[network] = self._counts.get(network, 0) + 1
         if index in self._replacements:
             self._replacements[index].pop(contact.key, None)
         return known is None
@@ -184,11 +194,7 @@ class RoutingTable:
             self._drop(common_bits(key, self.own_key), key)
 
     def _drop(self, index: int, key: int) -> None:
-        entry = self._buckets[index].pop(key)
-        for network in entry.networks:
-            self._counts[network] -= 1
-            if not self._counts[network]:
-                del self._counts[network]
+        del self._buckets[index][key]
 
     def take_replacement(self, near: int) -> Contact | None:
         """The newest replacement for the bucket of key ``near``, if that bucket has room; it is to be asked first."""

@@ -22,7 +22,7 @@ from dht.kad.limits import (
     REQUESTS_PER_S,
     SEND_S,
 )
-from dht.kad.messages import MessageType, encode_message, parse_message
+from dht.kad.messages import MessageType, encode_message, parse_request
 from dht.kad.neighbours import Neighbours
 from dht.kad.rates import PeerBudget
 from transport.host import Host, HostStream
@@ -79,7 +79,7 @@ class Server:
                 return await self._refuse(stream)
             await trio.sleep(wait_s)
         try:
-            request = parse_message(data)
+            request = parse_request(data)
             reply = self._answers.answer(peer, request, self._clock())
         except KadError as error:
             await self._hold_against(peer, error)

@@ -11,7 +11,7 @@ import trio
 import typer
 
 from compute.tasks import TaskError
-from overlay.cli import ask, channel, devnet, gateway, node, subnet, swarm, wallet
+from overlay.cli import ask, channel, devnet, gateway, market, node, subnet, swarm, wallet
 from overlay.cli.output import Output
 from overlay.errors import CocoonError, InvalidRequest
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(node.app, name="node")
 app.add_typer(gateway.app, name="gateway")
+app.add_typer(market.app, name="market")
 app.add_typer(channel.app, name="channel")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(subnet.app, name="subnet")

@@ -13,6 +13,7 @@ from overlay.cli.output import Output, prices_text, short
 from overlay.control import call_control
 from overlay.datadir import home, open_data_dir
 from overlay.events import ton
+from overlay.node.discovery import table_text
 
 app = typer.Typer(help="Run a node and look at it.", no_args_is_help=True)
 
@@ -61,9 +62,13 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
         output.document(state)
         return
     output.line(f"node {state['peer_id']}  subnet {state['subnet']}  up {state['uptime_s']} s")
-    output.line(f"control plane {' '.join(state['addrs'])}")
-    output.line(f"tunnel        {' '.join(state['tunnel_addrs'])}")
+    if "addrs" in state:  # a client listens nowhere
+        output.line(f"control plane {' '.join(state['addrs'])}")
+        output.line(f"tunnel        {' '.join(state['tunnel_addrs'])}")
     output.line(f"wallet        {state['wallet']}  {state['network']}")
+    _discovery(output, state["peers"], state["discovery"])
+    if "selling" not in state:
+        return
     rows = [
         (s["task"], s["model"], prices_text(s["prices"]), f"{s['busy']}/{s['slots']}", s["queued"], s["note"])
         for s in state["selling"]
@@ -72,6 +77,19 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
     money = state["money"]
     output.line(f"earned {ton(money['earned_nanoton'])}, of it claimed on chain {ton(money['claimed_nanoton'])}, "
                 f"served and not yet paid {ton(money['at_risk_nanoton'])}")  # fmt: skip
+
+
+def _discovery(output: Output, peers: int, state: dict[str, Any]) -> None:
+    """How the node finds and is found."""
+    output.line(f"peers         {peers} connected, gossip {'on' if state['gossip'] else 'off (discovery.gossip)'}")
+    output.line(f"hash table    {table_text(state['dht'])}")
+    sources = ", ".join(f"{source} {count}" for source, count in state["learned"].items())
+    output.line(f"providers     {state['providers_known']} known{f' ({sources})' if sources else ''}")
+    for entry in state["listed"]:
+        where = f"shard of {entry['shard_bits']} bits, {entry['providers_there']} there"
+        if entry["shard_bits"] is None:
+            where = f"not yet: {entry['error'] or 'being announced'}"
+        output.line(f"listed        {entry['task']} {entry['model']} {entry['tier']}: {where}")
 
 
 @app.command()
@@ -88,10 +106,15 @@ def peers(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> No
     ]
     output.table("Connected", ["peer", "address", "way", "path"], rows, empty="no peers connected")
     offers = [
-        (short(f["peer_id"]), f["task"], f["model"], f["tier"], prices_text(f["prices"]), f"{f['busy']}/{f['slots']}")
+        (short(f["peer_id"]), f["task"], f["model"], f["tier"], prices_text(f["prices"]), f"{f['busy']}/{f['slots']}",
+         f"{f['age_s']} s", f["learned"])
         for f in state["offers"]
-    ]
-    output.table("On offer", ["provider", "task", "model", "tier", "ask", "busy"], offers, empty="no offers heard yet")
+    ]  # fmt: skip
+    output.table(
+        "On offer", ["provider", "task", "model", "tier", "ask", "busy", "age", "learned from"], offers,
+        empty="no offers heard yet",
+    )  # fmt: skip
+    output.line(f"hash table    {table_text(state['discovery']['dht'])}")
 
 
 @app.command()

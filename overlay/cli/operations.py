@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import trio
+
 from compute.tasks import Task
 from overlay.chain import NETWORK_NAMES, open_chain
 from overlay.channels import PayeeDesk, PayerDesk
@@ -23,6 +25,9 @@ from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
 from overlay.settlement.ledger import Role, Store, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
+
+MORE_OFFERS_S = 0.5
+"""An onlooker waits this much longer after the first offer for others to compare it with."""
 
 
 class Setup(Protocol):
@@ -200,6 +205,26 @@ async def quotes_of(setup: Setup, task: Task, model: str, observer: Observer) ->
         return found
 
 
+async def providers_of(
+    setup: Setup, task: Task, model: str, tier: str, wait_s: float, observer: Observer
+) -> dict[str, Any]:
+    """`cocoon market providers`: as the process that runs in the data directory knows it, else by an onlooker."""
+    from overlay.node.discovery import open_onlooker
+
+    try:
+        with open_data_dir(setup.data_dir) as directory:
+            log = EventLog(observer, time.time)
+            async with open_onlooker(setup.config, directory, setup.subnet, setup.bootstrap, log) as discovery:
+                found = await discovery.market(task, model, tier, timeout_s=wait_s)
+                # The first answer is rarely the only one: others are on their way.
+                await trio.sleep(min(wait_s, MORE_OFFERS_S))
+                return await discovery.market(task, model, tier, timeout_s=0.0) or found
+    except DataDirBusy:
+        asked = {"task": task.value, "model": model, "tier": tier, "wait_s": wait_s}
+        known: dict[str, Any] = await call_control(setup.data_dir, "providers", **asked)
+        return known
+
+
 async def open_channel_with(
     setup: Setup, provider: str, deposit_nanoton: int | None, observer: Observer
 ) -> dict[str, Any]:
@@ -217,4 +242,12 @@ async def open_channel_with(
         return opened
 
 
-__all__ = ["change_channels", "channels_of", "open_channel_with", "quotes_of", "wallet_addresses", "wallet_state"]
+__all__ = [
+    "change_channels",
+    "channels_of",
+    "open_channel_with",
+    "providers_of",
+    "quotes_of",
+    "wallet_addresses",
+    "wallet_state",
+]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -37,10 +38,11 @@ from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun,
 from overlay.market import Buyer, Payer
 from overlay.node import views
 from overlay.node.deals import Deal, Deals
+from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.links import Links
 from overlay.node.provider import open_host, tell_host_events
 from overlay.node.upkeep import Tally, clean_ledger, settle_memory
-from overlay.settlement.ledger import GroupCommit, LedgerError, open_ledger
+from overlay.settlement.ledger import GroupCommit, LedgerError, Role, open_ledger
 from overlay.subnet import Subnet
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
@@ -48,6 +50,9 @@ from transport.tunnel import TunnelEndpoint
 
 MAX_TRIES = 3
 """Providers that one job is offered to before its user is told that it failed."""
+
+FIRST_MODELS_S = 1.0
+"""How long the first question for models waits for an answer."""
 
 QUOTE_PROMPT = "How much for an ordinary question?"
 QUOTE_AUDIO_MS = 10_000
@@ -158,11 +163,19 @@ class ClientNode:
     deals: Deals
     tally: BoughtTally
     log: EventLog
+    discovery: Discovery
+    started_at: float
 
     # ---- jobs ----
 
     async def models(self) -> list[ModelInfo]:
-        """What can be bought now."""
+        """What can be bought now, as far as it is known; the rest is looked for meanwhile."""
+        # A client that knows of nothing yet is worth a moment's wait.
+        timeout_s = 0.0 if self.directory.models() else FIRST_MODELS_S
+        async with trio.open_nursery() as nursery:
+            for kind in Task:
+                look = partial(self.directory.wait_for_providers, timeout_s=timeout_s)
+                nursery.start_soon(look, kind.value, None, self.deals.market.tier)
         found: dict[str, ModelInfo] = {}
         for task, model in self.directory.models():
             offers = [offer for _, _, offer in self.directory.providers(task, model)]
@@ -246,10 +259,8 @@ class ClientNode:
 
     async def open_channel(self, provider: str, deposit_nanoton: int | None) -> dict[str, Any]:
         """Open a channel ahead of the first job: agree with that provider on anything it sells, then fund it."""
+        await self.discovery.reach(PeerId(provider), timeout_s=5.0)
         record = self.directory.index.get(PeerId(provider), time.time())
-        if record is None:
-            await self.directory.wait_for_providers("chat", timeout_s=5.0)
-            record = self.directory.index.get(PeerId(provider), time.time())
         if record is None or not record.offers:
             raise ConfigError(f"no offer of {provider} is known; `cocoon quote` lists who sells what")
         offer = record.offers[0]
@@ -283,6 +294,8 @@ class ClientNode:
             if link is not None:
                 with trio.move_on_after(10.0):
                     await link.channel.settled()
+            if together:
+                await self.discovery.reach(PeerId(record.peer), timeout_s=2.0)
             known = self.directory.index.get(PeerId(record.peer), time.time())
             addrs = known.host_addrs if known else ()
             if together:
@@ -315,6 +328,28 @@ class ClientNode:
         """For `cocoon channel list`."""
         return await views.channels(self.ledger)
 
+    # ---- who is there ----
+
+    async def status(self, _arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon node status` in a client's data directory."""
+        return {
+            "peer_id": self.identity.peer_id,
+            "subnet": self.subnet.id,
+            "uptime_s": round(time.time() - self.started_at),
+            "wallet": self.chain.account.wallet.friendly_address(),
+            "network": self.chain.network,
+            "peers": len(self.host.peers()),
+            "discovery": self.discovery.state(),
+        }
+
+    async def peers(self, _arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon node peers`."""
+        return views.peers(self.discovery)
+
+    async def providers(self, arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon market providers`."""
+        return await views.market(self.discovery, arguments)
+
 
 def _sample_request(task: Task, model: str) -> Request:
     match task:
@@ -342,7 +377,10 @@ async def open_client(
         chain = await enter(open_chain(config, data_dir, log, may_start_devnet=False))
         ledger = await enter(open_ledger(data_dir.ledger_path))
         host = await enter(open_host(config, identity, subnet, bootstrap, log, listen=False))
-        directory = await enter(Directory(host, identity, subnet.id))
+        discovery = await enter(open_discovery(config, data_dir, identity, subnet, host))
+        directory = discovery.directory
+        for known in await ledger.run(lambda store: store.channels(role=Role.PAYER)):
+            directory.index.deal_with(PeerId(known.peer))
         desk = PayerDesk(
             chain, ledger, host, subnet.id, log, time.time, secrets.randbelow, config.ton.deposit_nanoton,
             config.ton.channel_lifetime_s, config.ton.challenge_period_s,
@@ -365,7 +403,9 @@ async def open_client(
         tally = BoughtTally(log)
         nursery.start_soon(tally.run)
         try:
-            yield ClientNode(identity, subnet, chain, ledger, host, directory, desk, links, deals, tally, log)
+            yield ClientNode(
+                identity, subnet, chain, ledger, host, directory, desk, links, deals, tally, log, discovery, time.time()
+            )
         finally:
             with trio.CancelScope(shield=True):
                 await links.settle_up()
@@ -400,6 +440,7 @@ async def run_gateway(
             commands = {
                 "wallet": client.wallet, "channels": client.list_channels, "settle": client.settle,
                 "exit": client.leave, "open": open_one, "gateway": where, "quote": client.quote,
+                "status": client.status, "peers": client.peers, "providers": client.providers,
             }  # fmt: skip
             await nursery.start(serve_control, data_dir.path, commands)
             settle_memory()

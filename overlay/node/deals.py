@@ -162,6 +162,7 @@ class Deals:
         except TooExpensive as error:
             raise _too_dear(want.model, error.best, self._policy().max_prices) from error
         body = agreement.body
+        self.directory.index.deal_with(body.provider)
         try:
             link = await self.links.get(body, self._most(request, agreement))
         except ProviderGone:
@@ -191,10 +192,8 @@ class Deals:
         fresh = trio.current_time() - self._started_at < FIRST_OFFERS_S
         wanted = None if model == AUTO else model
         tier = self.market.tier
-        known = self.directory.providers(task, wanted, tier)
-        if not known:
-            timeout = FIRST_OFFERS_S if fresh else LATER_OFFERS_S
-            await self.directory.wait_for_providers(task, wanted, tier, timeout_s=timeout)
+        timeout = FIRST_OFFERS_S if fresh else LATER_OFFERS_S
+        await self.directory.wait_for_providers(task, wanted, tier, timeout_s=timeout)
         if fresh:
             await trio.sleep(MORE_OFFERS_S)
         now = trio.current_time()

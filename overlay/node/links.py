@@ -83,11 +83,11 @@ class Links:
         async with self._locks.setdefault(peer, trio.Lock()):
             link = self._links.get(peer)
             if link is None or not link.works:
-                record = self._record_of(peer)
+                record = await self._record_of(peer)
                 channel = await self._channel(body, record, spendable_nanoton)
                 link = self._links[peer] = await self.nursery.start(self._run, peer, record, channel)
             elif link.channel.payer.account.left_nanoton < spendable_nanoton:
-                channel = await self._channel(body, self._record_of(peer), spendable_nanoton)
+                channel = await self._channel(body, await self._record_of(peer), spendable_nanoton)
                 if channel.channel != link.record.channel:
                     raise ProviderGone("the channel to this provider is being replaced; try again in a moment")
                 link.channel.payer.account.top_up(channel.deposit_nanoton)
@@ -110,8 +110,8 @@ class Links:
                     if link.works:
                         nursery.start_soon(link.channel.settled)
 
-    def _record_of(self, peer: PeerId) -> CapacityRecord:
-        known = self.directory.index.get(peer, self.now_s())
+    async def _record_of(self, peer: PeerId) -> CapacityRecord:
+        known = await self.directory.record_of(peer)
         if known is None:
             raise ProviderGone(f"the provider …{peer[-8:]} has withdrawn its offer")
         return known

@@ -50,6 +50,7 @@ from overlay.market import (
     run_controllers,
 )
 from overlay.node import views
+from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.engines import make_engines, served_tasks
 from overlay.node.upkeep import JobTally, clean_ledger, settle_memory
 from overlay.settlement import ChannelTerms, Voucher
@@ -168,6 +169,7 @@ class ProviderNode:
     listener: TunnelListener
     log: EventLog
     started_at: float
+    discovery: Discovery
     crowded: bool = False
     """Whether it was told that not every offer is announced."""
 
@@ -214,11 +216,16 @@ class ProviderNode:
             "tunnels": len(self.listener.tunnels),
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
             "money": await views.earnings(self.ledger),
+            "discovery": self.discovery.state(),
         }
 
     async def peers(self, _arguments: Mapping[str, Any]) -> Any:
         """For `cocoon node peers`."""
-        return views.peers(self.host, self.directory)
+        return views.peers(self.discovery)
+
+    async def providers(self, arguments: Mapping[str, Any]) -> Any:
+        """For `cocoon market providers`."""
+        return await views.market(self.discovery, arguments)
 
     async def wallet(self, _arguments: Mapping[str, Any]) -> Any:
         """The wallet's address and balance."""
@@ -309,7 +316,8 @@ async def open_provider(
                 "there is nothing to sell: no engine for the tasks in node.serve can run here (the lines above say why)"
             )
         host = await enter(open_host(config, identity, subnet, bootstrap, log))
-        directory = await enter(Directory(host, identity, subnet.id))
+        discovery = await enter(open_discovery(config, data_dir, identity, subnet, host))
+        directory = discovery.directory
         tally = JobTally(log)
         jobs = JobServer(
             identity=identity, ledger=ledger, submit=scheduler.submit, verifier=_verifier,
@@ -337,7 +345,7 @@ async def open_provider(
             _open_listener(config, TunnelEndpoint.of(identity, subnet=subnet.id, psk=subnet.tunnel_psk), jobs)
         )
         node = ProviderNode(
-            identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time()
+            identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery
         )
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -366,6 +374,7 @@ async def _start_tasks(node: ProviderNode, nursery: trio.Nursery, data_dir: Data
     commands = {
         "status": node.status,
         "peers": node.peers,
+        "providers": node.providers,
         "wallet": node.wallet,
         "channels": node.list_channels,
         "settle": node.settle,

@@ -9,15 +9,17 @@ from typing import Any
 from compute.engines.base import Capability
 from compute.scheduler import Load
 from compute.tasks import Task
-from dht import Directory, Offer
+from dht import Offer
 from overlay.chain import Chain
 from overlay.channels.payee import Held
 from overlay.config import Config
+from overlay.errors import InvalidRequest
 from overlay.events import prices_text, ton
+from overlay.market import Tier
+from overlay.node.discovery import Discovery
 from overlay.settlement import ChannelTerms
 from overlay.settlement.chain import TxResult
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, Store
-from transport.host.interface import Host
 
 _WILDCARD = "/ip4/0.0.0.0/"
 
@@ -47,14 +49,16 @@ def selling(
     return rows
 
 
-def peers(host: Host, directory: Directory) -> dict[str, Any]:
+def peers(discovery: Discovery) -> dict[str, Any]:
     """Who is connected, and what is known to be on offer."""
+    host, directory = discovery.host, discovery.directory
     connected = [
         {"peer_id": p.peer_id, "addr": p.addr, "inbound": p.inbound, "relayed": p.relayed} for p in host.peers()
     ]
     offers = []
     for task, model in directory.models():
-        for peer_id, _record, offer in directory.providers(task, model):
+        for peer_id, record, offer in directory.providers(task, model):
+            heard = directory.index.heard(peer_id)
             offers.append(
                 {
                     "peer_id": peer_id,
@@ -64,9 +68,22 @@ def peers(host: Host, directory: Directory) -> dict[str, Any]:
                     "prices": dict(offer.prices),
                     "busy": offer.busy,
                     "slots": offer.slots,
+                    "age_s": max(0, round(time.time() - record.issued_at)),
+                    "learned": heard.source.value if heard else None,
                 }
             )
-    return {"peers": connected, "offers": offers}
+    state = discovery.state()
+    return {"peers": connected, "offers": offers, "discovery": {"gossip": state["gossip"], "dht": state["dht"]}}
+
+
+async def market(discovery: Discovery, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Who sells something now, for `cocoon market providers`. Raises :class:`~overlay.errors.CocoonError`."""
+    try:
+        task, model, tier = str(Task(arguments["task"])), str(arguments["model"]), str(Tier(arguments["tier"]))
+        wait_s = min(60.0, float(arguments["wait_s"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"not something to look for: {error}") from error
+    return await discovery.market(task, model, tier, timeout_s=wait_s)
 
 
 async def wallet(chain: Chain) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dht import CapacityRecord, Offer
 from dht.announcing import Allowance, due_at, moved
-from dht.exchange import Page, PageRequest
+from dht.exchange import Page, PageRequest, RecordRequest, parse_request
 from dht.limits import MIN_ANNOUNCE_INTERVAL_S, PAGE_RECORDS
 from transport.wire import WireError
 
@@ -87,9 +87,9 @@ def test_the_table_of_allowances_is_bounded() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_neither_request_nor_page(data: bytes) -> None:
-    for kind in (PageRequest, Page):
+    for parse in (parse_request, Page.from_bytes):
         try:
-            parsed = kind.from_bytes(data)
+            parsed = parse(data)
         except WireError:
             continue
         assert parsed.to_bytes() == data
@@ -97,7 +97,8 @@ def test_garbage_is_neither_request_nor_page(data: bytes) -> None:
 
 @given(st.text(max_size=20), st.integers(1, PAGE_RECORDS))
 def test_a_request_is_read_as_written(after: str, limit: int) -> None:
-    assert PageRequest.from_bytes(PageRequest(after, limit).to_bytes()) == PageRequest(after, limit)
+    assert parse_request(PageRequest(after, limit).to_bytes()) == PageRequest(after, limit)
+    assert parse_request(RecordRequest(after).to_bytes()) == RecordRequest(after)
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=PAGE_RECORDS), st.booleans())

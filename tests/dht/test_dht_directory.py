@@ -169,7 +169,7 @@ async def test_a_neighbour_that_answers_for_ever_or_not_at_all_costs_one_questio
     host = RecordingHost()
     async with Directory(host, identity(1), "main") as directory:
         with trio.fail_after(60):
-            await directory._ask(identity(2).peer_id)
+            await directory._neighbours.ask(identity(2).peer_id)
         assert host.opened[0].closed
 
 

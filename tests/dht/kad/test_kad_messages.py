@@ -22,7 +22,7 @@ from dht.kad.limits import (
     MAX_VALUE_BYTES,
     K,
 )
-from dht.kad.messages import Message, MessageType, Record, encode_message, parse_message
+from dht.kad.messages import Message, MessageType, Record, encode_message, parse_message, parse_request
 from transport.identity import Identity
 
 PEERS = [Identity(bytes([n]) * 32).peer_id for n in range(1, 60)]
@@ -164,6 +164,15 @@ def test_surplus_providers_are_skipped_since_others_send_all_they_have() -> None
         MessageType.GET_PROVIDERS, b"k", providers=tuple(contact_of(PEERS[0], ADDRS[:1]) for _ in range(300))
     )
     assert len(parse_message(encode_message(many)).providers) == MAX_PROVIDER_PEERS
+
+
+def test_peers_that_a_request_has_no_use_for_are_not_read() -> None:
+    some = tuple(contact_of(peer, ADDRS[:1]) for peer in PEERS[:30])
+    stuffed = encode_message(Message(MessageType.ADD_PROVIDER, b"k", closer=some, providers=some))
+    request = parse_request(stuffed)
+    assert (request.key, request.closer, request.providers) == (b"k", (), some[:4])
+    with pytest.raises(BadMessage, match="closer peers"):
+        parse_request(stuffed + (b"\x42\x02\x0a\x00") * 41)
 
 
 def test_unknown_fields_of_every_wire_type_are_skipped() -> None:

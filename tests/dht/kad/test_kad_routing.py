@@ -235,7 +235,6 @@ class TableMachine(RuleBasedStateMachine):
             for entry in bucket.values():
                 for network in entry.networks:
                     counted[network] = counted.get(network, 0) + 1
-        assert counted == self.table._counts
         assert all(count <= 20 for count in counted.values())
         assert all(count <= 5 for network, count in counted.items() if len(network) == 4)
         assert len(self.table) == len({p.peer_id for p in self.table})

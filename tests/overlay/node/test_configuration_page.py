@@ -36,6 +36,8 @@ def _another(value: Any) -> str:
     """A value other than the default, of the same type."""
     if isinstance(value, list):
         return "chat"
+    if isinstance(value, bool):
+        return str(not value).lower()
     return str(value + 1) if isinstance(value, (int, float)) else "another"
 
 

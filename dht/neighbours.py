@@ -1,0 +1,117 @@
+"""The exchange of records on streams: what a neighbour knows, page by page, and what one provider says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from dht.announcing import Allowance
+from dht.exchange import Page, PageRequest, RecordRequest, page_of, parse_request
+from dht.index import CapacityIndex, Source
+from dht.limits import (
+    EXCHANGE_S,
+    MAX_EXCHANGES,
+    MAX_PAGES,
+    MAX_REPLY_BYTES,
+    MAX_REQUEST_BYTES,
+    MAX_SERVED_STREAMS,
+    SERVE_BURST_PAGES,
+    SERVE_PAGES_PER_S,
+)
+from dht.records import RecordError, SignedRecord
+from transport.host import Host, HostError, HostStream
+from transport.identity import PeerId
+from transport.wire import WireError
+
+Take = Callable[[bytes, Source, PeerId | None], SignedRecord]
+"""Verifies and indexes a record from a source, of one peer if named. Raises :class:`dht.RecordError` for what no honest
+node passes on."""
+
+
+class Neighbours:
+    """Serves and asks under ``protocol``. What comes in goes to ``take``; ``clock`` gives Unix seconds."""
+
+    def __init__(self, host: Host, protocol: str, index: CapacityIndex, take: Take, clock: Callable[[], float]) -> None:
+        self._host = host
+        self._protocol = protocol
+        self._index = index
+        self._take = take
+        self._clock = clock
+        self._allowance = Allowance(SERVE_BURST_PAGES, SERVE_PAGES_PER_S)
+        self._serving = trio.CapacityLimiter(MAX_SERVED_STREAMS)
+        self._asking = trio.CapacityLimiter(MAX_EXCHANGES)
+
+    async def serve(self, stream: HostStream) -> None:
+        """The handler of inbound streams."""
+        async with self._serving:
+            with trio.move_on_after(MAX_PAGES * EXCHANGE_S):
+                for _ in range(MAX_PAGES + 1):
+                    with trio.fail_after(EXCHANGE_S):
+                        data = await stream.receive(MAX_REQUEST_BYTES)
+                    try:
+                        request = parse_request(data)
+                    except WireError as error:
+                        await self._host.drop(stream.peer_id, f"a malformed request for capacity records: {error}")
+                        return
+                    if not self._allowance.take(stream.peer_id, trio.current_time()):
+                        return
+                    await stream.send(self._answer(request).to_bytes())
+
+    def _answer(self, request: PageRequest | RecordRequest) -> Page:
+        now = self._clock()
+        if isinstance(request, RecordRequest):
+            signed = self._index.standing(PeerId(request.peer), now=now)
+            return page_of([signed.envelope] if signed else [], False)
+        found, more = self._index.page(request.after, request.limit, now=now)
+        return page_of([signed.envelope for signed in found], more)
+
+    async def ask(self, peer: PeerId) -> None:
+        """Learn all that a neighbour knows. One that sends garbage is dropped, one that does not speak this is not."""
+        async with self._asking:
+            await self._on_stream(peer, (), self._read_pages)
+
+    async def fetch(self, peer: PeerId, addrs: Sequence[str] = ()) -> None:
+        """Ask a provider for its own record, connecting first if need be, with ``addrs`` as hints."""
+
+        async def read(stream: HostStream) -> None:
+            with trio.fail_after(EXCHANGE_S):
+                await stream.send(RecordRequest(peer).to_bytes())
+                page = Page.from_bytes(await stream.receive(MAX_REPLY_BYTES))
+            if len(page.envelopes) > 1 or page.more:
+                raise WireError("more than the one record that was asked for")
+            for envelope in page.envelopes:
+                self._take(envelope, Source.PROVIDER, peer)
+
+        await self._on_stream(peer, addrs, read)
+
+    async def _on_stream(
+        self, peer: PeerId, addrs: Sequence[str], read: Callable[[HostStream], Awaitable[None]]
+    ) -> None:
+        try:
+            stream = await self._host.open_stream(peer, self._protocol, addrs=addrs)
+        except HostError:
+            return
+        try:
+            await read(stream)
+        except (WireError, RecordError) as error:
+            await self._host.drop(peer, f"sent bad capacity records: {error}")
+        except (HostError, trio.TooSlowError):
+            return
+        finally:
+            await stream.aclose()
+
+    async def _read_pages(self, stream: HostStream) -> None:
+        after = ""
+        for _ in range(MAX_PAGES):
+            with trio.fail_after(EXCHANGE_S):
+                await stream.send(PageRequest(after).to_bytes())
+                page = Page.from_bytes(await stream.receive(MAX_REPLY_BYTES))
+            for envelope in page.envelopes:
+                signed = self._take(envelope, Source.NEIGHBOUR, None)
+                if signed.peer_id <= after:
+                    raise WireError("records out of order")
+                after = signed.peer_id
+                await trio.lowlevel.checkpoint()
+            if not page.more:
+                return

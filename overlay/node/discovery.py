@@ -1,0 +1,220 @@
+"""How a node finds others: its directory and the hash table beneath it, and what commands show of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from dht import Directory, Offer
+from dht.kad import KadConfig, Kademlia, SqliteStorage, StorageError
+from dht.limits import PROVIDER_TTL_S
+from overlay.config import Config
+from overlay.datadir import DataDir
+from overlay.errors import ConfigError, NoProvider, UnknownModel
+from overlay.events import EventLog, prices_text
+from overlay.subnet import Subnet
+from transport.host import background
+from transport.host.interface import Host
+from transport.identity import Identity, PeerId
+
+ANY = "auto"
+"""In place of a model: whichever is on offer."""
+
+MAX_SHOWN = 500
+"""Providers that one answer of a command lists."""
+
+
+@dataclass
+class Discovery:
+    """A running directory, and the table that it uses, if one is configured."""
+
+    host: Host
+    directory: Directory
+    table: Kademlia | None
+    gossip: bool
+
+    async def reach(self, peer: PeerId, *, timeout_s: float) -> bool:
+        """Learn the standing record of one provider: from itself where it can be found, or by gossip meanwhile. Whether
+        it is known in the end; it may take all of ``timeout_s``, since a node that has just started knows nobody."""
+        pause_s = 0.1
+        with trio.move_on_after(timeout_s):
+            while not await self.directory.record_of(peer):
+                found = await self.table.find_peer(peer) if self.table is not None else None
+                if found and await self.directory.record_of(peer, addrs=found.addrs):
+                    return True
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 1.0)
+            return True
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """For `cocoon node status`: how we find and are found."""
+        now = time.time()
+        known = {
+            peer for task, model in self.directory.models() for peer, _, _ in self.directory.providers(task, model)
+        }
+        listed = [
+            {
+                "task": sold.task,
+                "model": sold.model or ANY,
+                "tier": sold.tier,
+                "shard_bits": entry.place.depth if entry.place else None,
+                "providers_there": entry.place.count if entry.place else None,
+                "error": entry.error,
+            }
+            for sold, entry in self.directory.listed.items()
+        ]
+        sources: dict[str, int] = {}
+        for peer in known:
+            if (heard := self.directory.index.heard(peer)) is not None and heard.signed.record.expires_at > now:
+                sources[heard.source] = sources.get(heard.source, 0) + 1
+        return {
+            "gossip": self.gossip,
+            "providers_known": len(known),
+            "learned": dict(sorted(sources.items())),
+            "listed": listed,
+            "dht": table_state(self.table) if self.table is not None else None,
+        }
+
+    async def market(self, task: str, model: str, tier: str, *, timeout_s: float) -> dict[str, Any]:
+        """For `cocoon market providers`: who sells it now, the cheapest first. Raises :class:`NoProvider` or
+        :class:`UnknownModel`, which say what to do."""
+        wanted = None if model == ANY else model
+        until = trio.current_time() + timeout_s
+        found = await self.directory.wait_for_providers(task, wanted, tier, timeout_s=timeout_s)
+        if found and (left_s := until - trio.current_time()) > 0:
+            found = await self.directory.look_further(task, wanted, tier, timeout_s=left_s)
+        if not found:
+            raise self._nobody(task, model, tier)
+        rows = [self._row(peer, offer) for peer, _, offer in found]
+        rows.sort(key=lambda row: (sum(row["prices"].values()), row["peer_id"], row["model"]))
+        return {"task": task, "model": model, "tier": tier, "known": len(rows), "providers": rows[:MAX_SHOWN]}
+
+    def _row(self, peer: PeerId, offer: Offer) -> dict[str, Any]:
+        heard = self.directory.index.heard(peer)
+        assert heard is not None
+        now, record = time.time(), heard.signed.record
+        ways = {info.peer_id: "relayed" if info.relayed else "direct" for info in self.host.peers()}
+        return {
+            "peer_id": peer,
+            "task": offer.task,
+            "model": offer.model,
+            "tier": offer.tier,
+            "prices": dict(offer.prices),
+            "price": prices_text(offer.prices),
+            "busy": offer.busy,
+            "slots": offer.slots,
+            "queue_wait_ms": offer.queue_wait_ms,
+            "units_per_s": offer.units_per_s,
+            "context": offer.context,
+            "age_s": max(0, round(now - record.issued_at)),
+            "expires_in_s": max(0, round(record.expires_at - now)),
+            "learned": heard.source.value,
+            "path": ways.get(peer),
+            "addrs": list(record.host_addrs),
+            "software": record.software,
+        }
+
+    def _nobody(self, task: str, model: str, tier: str) -> NoProvider | UnknownModel:
+        if not self.host.peers():
+            return NoProvider(
+                "this node is connected to nobody: name a peer with --bootstrap, or start a provider on this machine "
+                "with `cocoon node run`"
+            )
+        others = sorted({name for kind, name in self.directory.models() if kind == task})
+        if others and model != ANY:
+            what = f"nobody known sells {model!r} for {task} in the tier {tier!r}"
+            return UnknownModel(model, f"{what}; on offer: {', '.join(others[:20])}")
+        return NoProvider(
+            f"nobody known sells {task} in the tier {tier!r}; `cocoon node peers` shows whether this node sees anybody"
+        )
+
+
+def table_state(table: Kademlia) -> dict[str, Any]:
+    """The hash table in numbers, and what is wrong with it, if anything is."""
+    stats = table.stats()
+    failed = stats.failures / stats.requests if stats.requests else 0.0
+    problem = ""
+    if stats.peers == 0:
+        problem = "it knows nobody: name a peer with --bootstrap; providers are found through neighbours only"
+    elif stats.requests >= 20 and failed > 0.5:
+        problem = (
+            f"{failed:.0%} of its requests are not answered: many of its peers are gone, or a firewall is in the way"
+        )
+    elif stats.save_failures:
+        problem = "it cannot be saved (is the disk full?); a restart will need a bootstrap peer"
+    return {
+        "peers": stats.peers,
+        "buckets": list(stats.bucket_sizes),
+        "provider_records": stats.provider_records,
+        "records": stats.records,
+        "lookups": stats.lookups,
+        "requests": stats.requests,
+        "unanswered": stats.failures,
+        "served": dict(stats.served),
+        "refused": stats.refused,
+        "health": "ok" if not problem else "poor",
+        "problem": problem,
+    }
+
+
+def table_text(state: dict[str, Any] | None) -> str:
+    """The same in one line."""
+    if state is None:
+        return "off (discovery.dht)"
+    filled = sum(1 for size in state["buckets"] if size)
+    text = (
+        f"{state['peers']} peers in {filled} buckets, {state['provider_records']} listings held, "
+        f"{state['lookups']} look-ups, {state['unanswered']} of {state['requests']} requests unanswered"
+    )
+    return f"{text}; {state['problem']}" if state["problem"] else text
+
+
+@asynccontextmanager
+async def open_onlooker(
+    config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], log: EventLog
+) -> AsyncIterator[Discovery]:
+    """Just enough of a client to look around: no wallet, no chain. Raises :class:`~overlay.errors.CocoonError`."""
+    from overlay.node.provider import open_host, tell_host_events
+
+    identity = data_dir.identity()
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(open_host(config, identity, subnet, bootstrap, log, listen=False))
+        discovery = await stack.enter_async_context(open_discovery(config, data_dir, identity, subnet, host))
+        nursery = await stack.enter_async_context(background())
+        nursery.start_soon(tell_host_events, host, log)
+        yield discovery
+
+
+@asynccontextmanager
+async def open_discovery(
+    config: Config, data_dir: DataDir, identity: Identity, subnet: Subnet, host: Host
+) -> AsyncIterator[Discovery]:
+    """The directory of a node. One that listens nowhere asks the table and does not serve it.
+
+    Raises :class:`~overlay.errors.ConfigError` when the table's file cannot be used."""
+    section = config.discovery
+    async with AsyncExitStack() as stack:
+        table = None
+        if section.dht:
+            path = data_dir.path / f"kad-{subnet.id}.sqlite3"
+            # Listings are renewed by the directory, which knows under which keys; the table does it never.
+            shape = KadConfig(provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=float("inf"))
+            table = Kademlia(
+                host, subnet.id, validators={}, config=shape, client_only=not host.addrs, storage=SqliteStorage(path)
+            )
+            try:
+                await stack.enter_async_context(table)
+            except StorageError as error:
+                raise ConfigError(
+                    f"the hash table's memory {path} cannot be used: {error}; it holds nothing of value and may be "
+                    "deleted"
+                ) from error
+        directory = Directory(host, identity, subnet.id, providers=table, gossip=section.gossip)
+        await stack.enter_async_context(directory)
+        yield Discovery(host, directory, table, section.gossip)
