@@ -1,4 +1,4 @@
-"""A swarm of nodes in a virtual network, each a host with its Kademlia: grown, churned, and measured by its look-ups."""
+"""A swarm of nodes in a virtual network, each a host with its Kademlia: grown, churned, measured by its look-ups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 from dht.kad import InvalidRecord, KadConfig, Kademlia, LookupReport, Validator
 from simulations.network import Place, VirtualHost, VirtualNetwork, round_trip_s
 from transport.host import HostError, background
-from transport.identity import Identity
+from transport.identity import SIGNATURE_BYTES, Identity, verify
 
 SUBNET = "bench"
 
@@ -35,6 +35,33 @@ class BlobValidator:
     def select(self, key: bytes, values: Sequence[bytes]) -> int:
         """There is one at most."""
         return 0
+
+
+class SignedValidator:
+    """Values that replace each other: ``/signed/<public key>``, a signature and the signed sequence number and payload;
+    the highest number wins."""
+
+    @staticmethod
+    def key(owner: Identity) -> bytes:
+        """Where the record of ``owner`` belongs."""
+        return b"/signed/" + owner.public_key
+
+    @staticmethod
+    def value(owner: Identity, seq: int, payload: bytes) -> bytes:
+        """A record that ``owner`` signs."""
+        body = seq.to_bytes(8, "big") + payload
+        return owner.sign("bench/1", body) + body
+
+    def validate(self, key: bytes, value: bytes, now: float) -> float:
+        """Never ends."""
+        signature, body = value[:SIGNATURE_BYTES], value[SIGNATURE_BYTES:]
+        if not verify(key.removeprefix(b"/signed/"), "bench/1", body, signature):
+            raise InvalidRecord("signed by somebody else")
+        return float("inf")
+
+    def select(self, key: bytes, values: Sequence[bytes]) -> int:
+        """The newest."""
+        return max(range(len(values)), key=lambda index: values[index][SIGNATURE_BYTES : SIGNATURE_BYTES + 8])
 
 
 @dataclass
@@ -59,9 +86,7 @@ class Node:
 class Swarm:
     """Nodes in one network; run it with :meth:`running`. Everything is drawn from ``seed``."""
 
-    def __init__(
-        self, network: VirtualNetwork, nursery: trio.Nursery, seed: int, config: KadConfig
-    ) -> None:
+    def __init__(self, network: VirtualNetwork, nursery: trio.Nursery, seed: int, config: KadConfig) -> None:
         self.network = network
         self.rng = random.Random(f"swarm {seed}")
         self.nodes: list[Node] = []
@@ -70,7 +95,7 @@ class Swarm:
         self._nursery = nursery
         self._seed = seed
         self._config = config
-        self._validators: dict[str, Validator] = {"blob": BlobValidator()}
+        self._validators: dict[str, Validator] = {"blob": BlobValidator(), "signed": SignedValidator()}
 
     @classmethod
     @asynccontextmanager
@@ -93,16 +118,16 @@ class Swarm:
         """The nodes that run and have joined."""
         return [node for node in self.nodes if node.up]
 
-    # --- coming and going -----------------------------------------------------------------------------------------------
+    # --- coming and going ---------------------------------------------------------------------------------------------
 
-    async def grow(self, count: int, *, at_once: int = 64) -> None:
-        """Add ``count`` nodes, ``at_once`` of them joining at a time once there are some; returns when all have joined."""
+    async def grow(self, count: int, *, at_once: int = 256) -> None:
+        """Add ``count`` nodes, ``at_once`` of them joining at a time when there are enough; returns when all have."""
         room = trio.CapacityLimiter(1)
 
         async def add(node: Node) -> None:
             async with room:
                 await self.start(node)
-                room.total_tokens = min(at_once, 1 + len(self.nodes) // 16, 1 + sum(n.up for n in self.nodes[:1024]))
+                room.total_tokens = min(at_once, 1 + sum(n.up for n in self.nodes) // 3)
 
         fresh = []
         for _ in range(count):
@@ -126,7 +151,7 @@ class Swarm:
         if len(candidates) > 8:
             candidates = self.rng.sample(candidates, 4)
         candidates.sort(key=lambda node: node.visited)
-        addrs = []
+        addrs: list[str] = []
         for node in candidates[:2]:
             node.visited += 1
             assert node.host is not None
@@ -176,7 +201,7 @@ class Swarm:
         node.scope.cancel()
         await node.stopped.wait()
 
-    # --- measuring ------------------------------------------------------------------------------------------------------
+    # --- measuring ----------------------------------------------------------------------------------------------------
 
     def median_round_trip_s(self, pairs: int = 4000) -> float:
         """Between two nodes drawn at random."""

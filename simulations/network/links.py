@@ -90,8 +90,10 @@ class Link:
         ``payload`` is what the event log sees.
         """
         network = self.network
-        if network.faulty and kind != CLOSE and (
-            self.stalled_at is not None or network.is_cut(self.host, self.remote.host)
+        if (
+            network.faulty
+            and kind != CLOSE
+            and (self.stalled_at is not None or network.is_cut(self.host, self.remote.host))
         ):
             self._hold(kind, payload, size, act, argument)
             return
