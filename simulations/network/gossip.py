@@ -149,6 +149,8 @@ class VirtualGossip:
     def hear_join(self, said: tuple[Link, str]) -> None:
         """The neighbour follows a topic."""
         link, topic = said
+        if link.topics is None:
+            link.topics = {}
         if len(link.topics) < MAX_SUBSCRIPTIONS_PER_PEER:
             link.topics[topic] = None
             if topic in self._topics:
@@ -157,7 +159,8 @@ class VirtualGossip:
     def hear_leave(self, said: tuple[Link, str]) -> None:
         """The neighbour follows it no longer."""
         link, topic = said
-        link.topics.pop(topic, None)
+        if link.topics is not None:
+            link.topics.pop(topic, None)
         if topic in self._topics:
             self._leave_mesh(link, topic)
             self._keep_beating()
@@ -267,7 +270,7 @@ class VirtualGossip:
     # --- the mesh -----------------------------------------------------------------------------------------------------
 
     def _followers(self, topic: str) -> list[Link]:
-        return [link for link in self._host.links() if topic in link.topics]
+        return [link for link in self._host.links() if link.topics and topic in link.topics]
 
     def _draw(self, links: list[Link], count: int) -> list[Link]:
         return self._host.network.rng.sample(links, min(count, len(links)))

@@ -81,6 +81,9 @@ class VirtualHost:
         self._dialling: dict[PeerId, trio.Event] = {}
         self._known: dict[PeerId, tuple[str, ...]] = {}
         self._refused_until: dict[PeerId, float] = {}
+        self._opening: dict[VirtualStream, float] = {}
+        """Streams that the other side has not answered for, and since when, in that order."""
+        self._sweeping = False
 
     # --- who and where ----------------------------------------------------------------------------------------------
 
@@ -224,15 +227,32 @@ class VirtualHost:
         stream = VirtualStream(link, peer)
         name = protocol.encode()
         link.send(OPEN, name, 2 * len(name), link.remote.host._serve_open, (stream, protocol))
-        # Rounded up to whole seconds, so that these deadlines share few ticks.
-        network = self.network
-        network.timeline.at(math.ceil(network.timeline.now() + NEGOTIATE_S), stream.give_up, protocol)
+        self._opening[stream] = now = self.network.timeline.now()
+        if not self._sweeping:
+            self._sweep_at(now)
         try:
             await stream.wait_opened()
         except BaseException:
             await stream.reset()
             raise
+        finally:
+            del self._opening[stream]
         return stream
+
+    def _sweep_at(self, oldest: float) -> None:
+        # At whole seconds, so that all hosts share few ticks: an answer has up to a second longer.
+        self._sweeping = True
+        self.network.timeline.at(math.ceil(oldest + NEGOTIATE_S), self._sweep, None)
+
+    def _sweep(self, _: object) -> None:
+        """Give up the openings that were not answered."""
+        self._sweeping = False
+        now = self.network.timeline.now()
+        for stream, since in self._opening.items():
+            if since + NEGOTIATE_S > now:
+                self._sweep_at(since)
+                return
+            stream.give_up()
 
     def _serve_open(self, asked: tuple[VirtualStream, str]) -> None:
         """A stream arrives: serve it, and say whether we do."""

@@ -68,9 +68,10 @@ class Link:
         self.streams: dict[VirtualStream, None] = {}
         self.inbound_streams = 0
         self.stalled_at: float | None = None
-        self.waiting: list[tuple[int, bytes, int, Act, Any]] = []
-        self.topics: dict[str, None] = {}
-        """Topics that the other end says it follows."""
+        # A swarm has millions of links, so what few of them need is made when it is needed.
+        self.waiting: list[tuple[int, bytes, int, Act, Any]] | None = None
+        self.topics: dict[str, None] | None = None
+        """Topics that the other end says it follows; None for none."""
         self.grafted = 0
         """Of how many meshes of ours the other end is a member; such a link is not trimmed."""
 
@@ -168,6 +169,8 @@ class Link:
         same address says so at once)."""
         if not self.host.alive:
             return
+        if self.waiting is None:
+            self.waiting = []
         self.waiting.append((kind, payload, size, act, argument))
         if self.stalled_at is None:
             self.stalled_at = now = trio.current_time()
@@ -191,8 +194,8 @@ class Link:
         """The path is there again: send what waits."""
         if self.stalled_at is not None and self.is_open and self.remote.host.alive:
             self.stalled_at = None
-            waiting, self.waiting = self.waiting, []
-            for parcel in waiting:
+            waiting, self.waiting = self.waiting, None
+            for parcel in waiting or ():
                 self.send(*parcel)
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ class Link:
         if not self.is_open:
             return
         self.is_open = False
-        self.waiting.clear()
+        self.waiting = None
         streams, self.streams = self.streams, {}
         for stream in streams:
             stream.fail(reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,7 +44,7 @@ class VirtualStream:
         self._peer = peer
         self._opened = opened
         # (length of the whole message, bytes that came with this entry, the message with its last bytes)
-        self._inbox: deque[tuple[int, int, bytes | None]] = deque()
+        self._inbox: list[tuple[int, int, bytes | None]] = []  # rarely more than one; a deque takes 600 bytes
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._unread = 0  # bytes sent that the other side has not said it read
@@ -78,10 +77,9 @@ class VirtualStream:
             self._opened = True
             self._wake_reader()
 
-    def give_up(self, protocol: str) -> None:
+    def give_up(self) -> None:
         """The time for an answer is over."""
-        if not self._opened:
-            self.fail(f"{self._peer} did not answer the negotiation of {protocol} in {NEGOTIATE_S:.0f} s")
+        self.fail(f"{self._peer} did not answer the negotiation in {NEGOTIATE_S:.0f} s")
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +142,7 @@ class VirtualStream:
                     raise StreamError(
                         f"{self._peer} sent a message of {total} bytes, where at most {max_bytes} are allowed"
                     )
-                inbox.popleft()
+                del inbox[0]
                 self._read(size)
                 if message is not None:
                     return message
