@@ -64,7 +64,7 @@ class SignedValidator:
         return max(range(len(values)), key=lambda index: values[index][SIGNATURE_BYTES : SIGNATURE_BYTES + 8])
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """One node of the swarm; ``kad`` is None while it is down."""
 
@@ -92,6 +92,7 @@ class Swarm:
         self.nodes: list[Node] = []
         self.reports: list[LookupReport] = []
         """Look-ups since the list was last cleared."""
+        self._joined: list[Node] = []
         self._nursery = nursery
         self._seed = seed
         self._config = config
@@ -115,8 +116,8 @@ class Swarm:
         return Identity(hashlib.sha256(f"node {number} of {self._seed}".encode()).digest())
 
     def up(self) -> list[Node]:
-        """The nodes that run and have joined."""
-        return [node for node in self.nodes if node.up]
+        """The nodes that run and have joined, in the order in which they did."""
+        return list(self._joined)
 
     # --- coming and going ---------------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ class Swarm:
         async def add(node: Node) -> None:
             async with room:
                 await self.start(node)
-                room.total_tokens = min(at_once, 1 + sum(n.up for n in self.nodes) // 3)
+                room.total_tokens = min(at_once, 1 + len(self._joined) // 3)
 
         fresh = []
         for _ in range(count):
@@ -147,9 +148,7 @@ class Swarm:
         await self._nursery.start(self._live, node, contacts, seed)
 
     def _contacts(self) -> list[str]:
-        candidates = self.up()
-        if len(candidates) > 8:
-            candidates = self.rng.sample(candidates, 4)
+        candidates = self.rng.sample(self._joined, min(4, len(self._joined)))
         candidates.sort(key=lambda node: node.visited)
         addrs: list[str] = []
         for node in candidates[:2]:
@@ -188,9 +187,12 @@ class Swarm:
                     if contacts:
                         await kad.bootstrap()
                     node.kad = kad
+                    self._joined.append(node)
                     task_status.started()
                     await trio.sleep_forever()
         finally:
+            if node.kad is not None:
+                self._joined.remove(node)
             node.host = node.kad = None
             node.stopped.set()
 

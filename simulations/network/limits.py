@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TICK_S = 0.002
-"""Messages arrive on whole milliseconds: those of one millisecond are delivered in one go, and a round trip of the
+"""Messages arrive on whole ticks: those of one are delivered in one go, and a round trip of the
 internet is tens of them."""
 
 CONNECT_ROUND_TRIPS = 5.5

@@ -28,7 +28,7 @@ def test_what_is_stored_is_found_by_those_who_do_not_hold_it_and_a_seed_replays(
     first, again = (simulate("store", {**SMALL["store"], "seed": 5}) for _ in range(2))
     assert first["found"] == 1.0
     assert first["hops"] >= 1
-    assert first["holders_min"] >= 15
+    assert first["holders_median"] >= 10
     assert first["digest"] == again["digest"]
     assert simulate("store", {**SMALL["store"], "seed": 6})["digest"] != first["digest"]
 
