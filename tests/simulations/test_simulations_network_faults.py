@@ -12,6 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+import simulations.network
 from simulations.determinism import run_seeded
 from simulations.network import REGIONS, Atlas, Nat, VirtualHost, VirtualNetwork, round_trip_s
 from simulations.network.limits import CONNECT_ROUND_TRIPS, TICK_S
@@ -380,3 +381,8 @@ def test_the_timeline_calls_everything_in_the_order_of_ticks_and_never_early(ask
     for index, when, tick in called:
         assert when == pytest.approx(tick * TICK_S, abs=1e-9)
         assert tick * TICK_S >= 1 + asked[index][0] - 1e-6
+
+
+def test_the_facade_offers_what_it_names() -> None:
+    assert simulations.network.__all__ == sorted(simulations.network.__all__)
+    assert all(hasattr(simulations.network, name) for name in simulations.network.__all__)
