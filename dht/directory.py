@@ -190,8 +190,8 @@ class Directory:
         if self._gossip:
             nursery.start_soon(self._neighbours.ask, peer)
             nursery.start_soon(self._regossip)
-        if self._listing is not None and len(self._host.peers()) == 1:
-            self._listing.again()  # what was announced before reached nobody
+        if self._listing is not None:
+            self._listing.again()
 
     async def _regossip(self) -> None:
         """Gossip our record again for a neighbour that was not in our mesh when we last did."""
@@ -271,22 +271,23 @@ class Directory:
         """What was searched for in the hash table; empty without one."""
         return dict(self._search.markets) if self._search is not None else {}
 
-    def _take(self, envelope: bytes, source: Source, origin: PeerId | None = None) -> tuple[SignedRecord, Verdict]:
+    def _take(self, envelope: bytes, source: Source, sender: PeerId) -> tuple[SignedRecord, Verdict]:
         """Verify and index a record. Raises :class:`RecordError` for what no honest node passes on; a stale record, or
         the second of two with one sequence number, is its provider's doing and not held against who passed it on."""
         signed = parse_record(envelope)
-        if origin not in (None, signed.peer_id):
-            raise RecordError(f"{origin} sends a record of {signed.peer_id} as its own")
+        if source is not Source.NEIGHBOUR and sender != signed.peer_id:
+            raise RecordError(f"{sender} sends a record of {signed.peer_id} as its own")
         if signed.record.subnet != self._subnet:
             raise RecordError(f"a record of the subnet {signed.record.subnet!r} in {self._subnet!r}")
-        verdict = self.index.add(signed, self._clock(), source)
+        teller = sender if source is Source.NEIGHBOUR else None
+        verdict = self.index.add(signed, self._clock(), source, teller)
         if verdict is Verdict.NEWS:
             news, self._news = self._news, trio.Event()
             news.set()
         return signed, verdict
 
-    def _take_in(self, envelope: bytes, source: Source, origin: PeerId | None) -> SignedRecord:
-        return self._take(envelope, source, origin)[0]
+    def _take_in(self, envelope: bytes, source: Source, sender: PeerId) -> SignedRecord:
+        return self._take(envelope, source, sender)[0]
 
     def _hear(self, message: GossipMessage) -> bool | None:
         """The gossip validator: only a provider itself gossips its record, only its newest is passed on, and no more of

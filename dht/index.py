@@ -50,6 +50,8 @@ class Heard:
     """When this record came, in Unix seconds."""
     first_at: float
     """When the first of its provider came, of those held without a gap."""
+    teller: PeerId | None = None
+    """The neighbour that told us, if one did."""
 
 
 class CapacityIndex:
@@ -94,13 +96,16 @@ class CapacityIndex:
             return Verdict.STALE
         return Verdict.KNOWN if heard.signed.envelope == signed.envelope else Verdict.FORGED
 
-    def add(self, signed: SignedRecord, now: float, source: Source = Source.GOSSIP) -> Verdict:
-        """Take a record whose signature and subnet the caller has checked; ``now`` in Unix seconds."""
+    def add(
+        self, signed: SignedRecord, now: float, source: Source = Source.GOSSIP, teller: PeerId | None = None
+    ) -> Verdict:
+        """Take a record whose signature and subnet the caller has checked; ``now`` in Unix seconds. ``teller`` is the
+        neighbour that told it: no neighbour displaces by what it tells more than what tells as much."""
         verdict = self.judge(signed, now)
         if verdict is Verdict.NEWS:
             before = self._records.get(signed.peer_id)
             self._remove(signed.peer_id)
-            self._records[signed.peer_id] = Heard(signed, source, now, before.first_at if before else now)
+            self._records[signed.peer_id] = Heard(signed, source, now, before.first_at if before else now, teller)
             self._file(signed.peer_id)
             for key in _sold(signed.record):
                 while (surplus := self._sellers[key].surplus() if key in self._sellers else None) is not None:
@@ -120,9 +125,10 @@ class CapacityIndex:
         standing = Standing.SETTLED if heard.at - heard.first_at >= SETTLED_AFTER_S else Standing.NEWCOMER
         if peer in self._dealt_with or heard.source is Source.OWN:
             standing = Standing.DEALT_WITH
-        self._all.put(peer, standing, record.issued_at)
+        teller = heard.teller or heard.source.value
+        self._all.put(peer, standing, record.issued_at, teller)
         for key in _sold(record):
-            self._sellers.setdefault(key, Pool(self._max_per_model)).put(peer, standing, record.issued_at)
+            self._sellers.setdefault(key, Pool(self._max_per_model)).put(peer, standing, record.issued_at, teller)
 
     def _remove(self, peer: PeerId) -> None:
         gone = self._records.pop(peer, None)

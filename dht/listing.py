@@ -66,11 +66,11 @@ class Listing:
             self._changed.set()
 
     def again(self) -> None:
-        """Announce everything now: what was done before reached nobody."""
+        """Somebody is there who was not before: announce now what reached nobody."""
         for entry in self.listed.values():
-            entry.due_at, entry.wait_s = trio.current_time(), FIRST_SURVEY_AGAIN_S
-            entry.failed_wait_s = FAILED_AGAIN_S
-        self._changed.set()
+            if entry.error:
+                entry.due_at, entry.failed_wait_s = trio.current_time(), FAILED_AGAIN_S
+                self._changed.set()
 
     async def run(self) -> None:
         """Announce whatever is due, for ever. On cancellation a key may have been announced and another not."""

@@ -24,9 +24,9 @@ from transport.host import Host, HostError, HostStream
 from transport.identity import PeerId
 from transport.wire import WireError
 
-Take = Callable[[bytes, Source, PeerId | None], SignedRecord]
-"""Verifies and indexes a record from a source, of one peer if named. Raises :class:`dht.RecordError` for what no honest
-node passes on."""
+Take = Callable[[bytes, Source, PeerId], SignedRecord]
+"""Verifies and indexes a record that a peer sent: its own (:attr:`Source.PROVIDER`), or one that it passes on. Raises
+:class:`dht.RecordError` for what no honest node sends."""
 
 
 class Neighbours:
@@ -108,7 +108,7 @@ class Neighbours:
                 await stream.send(PageRequest(after).to_bytes())
                 page = Page.from_bytes(await stream.receive(MAX_REPLY_BYTES))
             for envelope in page.envelopes:
-                signed = self._take(envelope, Source.NEIGHBOUR, None)
+                signed = self._take(envelope, Source.NEIGHBOUR, stream.peer_id)
                 if signed.peer_id <= after:
                     raise WireError("records out of order")
                 after = signed.peer_id

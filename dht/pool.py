@@ -2,7 +2,8 @@
 
 Three standings. A *newcomer* has just been heard of; a *settled* provider has renewed its record for a while; one that
 was *dealt with* has worked for this node. Newcomers have half of the room at most once others want the rest, settled
-ones what is left, and those dealt with are not displaced by anybody else. Within a standing the oldest record goes.
+ones what is left, and those dealt with are not displaced by anybody else. Among newcomers the one goes whose *teller*
+told the most, so that one honest neighbour among many that flood is still heard. Then the oldest record goes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 from dht.limits import NEWCOMERS_SHARE
 from transport.identity import PeerId
@@ -23,14 +25,30 @@ class Standing(IntEnum):
     DEALT_WITH = 2
 
 
+class _Group(NamedTuple):
+    """Members that are displaced in the order of age. Only newcomers are told apart by who told of them."""
+
+    standing: Standing
+    teller: str
+
+
+class _Queue:
+    """One group, the oldest first. Entries of members that have left it or were renewed are skipped when met."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.heap: list[tuple[int, PeerId]] = []
+
+
 class Pool:
-    """At most ``limit`` providers. Each operation takes O(log n): whoever floods must not cost more than that."""
+    """At most ``limit`` providers. Each operation takes O(log n), and :meth:`surplus` O(tellers) more: whoever floods
+    must not cost more than that."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._newcomers = int(limit * NEWCOMERS_SHARE)
-        self._members: dict[PeerId, tuple[Standing, int]] = {}
-        self._queues: dict[Standing, list[tuple[int, PeerId]]] = {standing: [] for standing in Standing}
+        self._members: dict[PeerId, tuple[_Group, int]] = {}
+        self._queues: dict[_Group, _Queue] = {}
         self._counts = dict.fromkeys(Standing, 0)
 
     def __len__(self) -> int:
@@ -42,21 +60,32 @@ class Pool:
     def __iter__(self) -> Iterator[PeerId]:
         return iter(self._members)
 
-    def put(self, peer: PeerId, standing: Standing, issued_at: int) -> None:
-        """Add a provider, or note its new standing and the age of its record (Unix seconds)."""
+    def standing(self, peer: PeerId) -> Standing:
+        """Of a member."""
+        return self._members[peer][0].standing
+
+    def put(self, peer: PeerId, standing: Standing, issued_at: int, teller: str = "") -> None:
+        """Add a provider, or note its new standing and the age of its record (Unix seconds), and who told of it."""
         self.drop(peer)
-        self._members[peer] = (standing, issued_at)
+        group = _Group(standing, teller if standing is Standing.NEWCOMER else "")
+        self._members[peer] = (group, issued_at)
         self._counts[standing] += 1
-        queue = self._queues[standing]
-        heappush(queue, (issued_at, peer))
-        if len(queue) > 2 * self._counts[standing] + 16:  # mostly of those who are gone or renewed
-            queue[:] = [(at, who) for who, (rank, at) in self._members.items() if rank is standing]
-            heapify(queue)
+        queue = self._queues.setdefault(group, _Queue())
+        queue.count += 1
+        heappush(queue.heap, (issued_at, peer))
+        if len(queue.heap) > 2 * queue.count + 16:  # mostly of those who are gone or renewed
+            queue.heap = [entry for entry in set(queue.heap) if self._members.get(entry[1]) == (group, entry[0])]
+            heapify(queue.heap)
 
     def drop(self, peer: PeerId) -> None:
         """Remove a provider, if it is there."""
         if (held := self._members.pop(peer, None)) is not None:
-            self._counts[held[0]] -= 1
+            group = held[0]
+            self._counts[group.standing] -= 1
+            queue = self._queues[group]
+            queue.count -= 1
+            if not queue.count:
+                del self._queues[group]
 
     def surplus(self) -> PeerId | None:
         """Who has to go, or None while there is room. It stays until it is dropped."""
@@ -65,11 +94,10 @@ class Pool:
         settled = self._counts[Standing.SETTLED] + self._counts[Standing.DEALT_WITH]
         crowded = self._counts[Standing.NEWCOMER] > self._newcomers or settled <= self._limit - self._newcomers
         order = (Standing.NEWCOMER, Standing.SETTLED) if crowded else (Standing.SETTLED, Standing.NEWCOMER)
-        for standing in (*order, Standing.DEALT_WITH):
-            queue = self._queues[standing]
-            while queue:
-                issued_at, peer = queue[0]
-                if self._members.get(peer) == (standing, issued_at):
-                    return peer
-                heappop(queue)
-        raise AssertionError("a member is in the queue of its standing")
+        standing = next(standing for standing in (*order, Standing.DEALT_WITH) if self._counts[standing])
+        groups = [group for group in self._queues if group.standing is standing]
+        fullest = max(groups, key=lambda group: (self._queues[group].count, group.teller))
+        heap = self._queues[fullest].heap
+        while self._members.get(heap[0][1]) != (fullest, heap[0][0]):
+            heappop(heap)
+        return heap[0][1]

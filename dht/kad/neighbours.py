@@ -24,7 +24,7 @@ from dht.kad.limits import (
 )
 from dht.kad.messages import Message, MessageType, encode_message
 from dht.kad.routing import RoutingTable
-from dht.kad.session import AnswerTimes, NoAnswer, Session, StreamOpener
+from dht.kad.session import NoAnswer, Session, Wire
 from transport.identity import PeerId
 
 
@@ -42,8 +42,7 @@ class Neighbours:
     def __init__(
         self,
         table: RoutingTable,
-        open_stream: StreamOpener,
-        times: AnswerTimes,
+        wire: Wire,
         on_first: Callable[[], None],
         *,
         probe_inbound: bool,
@@ -51,8 +50,7 @@ class Neighbours:
         self.table = table
         self.newcomers: dict[PeerId, Contact] = {}
         """Peers that entered since somebody last emptied this: they may be due records (hand-over)."""
-        self._open = open_stream
-        self._times = times
+        self._wire = wire
         self._on_first = on_first
         self._probe_inbound = probe_inbound
         self._seen: dict[PeerId, _Seen] = {}
@@ -81,8 +79,8 @@ class Neighbours:
 
     def met(self, peer: PeerId) -> None:
         """A peer connected or asked us something: it lives, and is asked whether it serves if it would be let in."""
-        if self.table.alive(peer, trio.current_time()) or not self._probe_inbound:
-            return
+        if self.table.alive(peer, trio.current_time()) or not self._probe_inbound or peer in self._wire.asking:
+            return  # one that we are asking at this moment will have said all by its answer
         try:
             unknown = contact(peer)
         except ValueError:
@@ -119,7 +117,7 @@ class Neighbours:
         would not either, so it is left alone for a while. One that leaves the table makes room for another."""
         if refused and peer.peer_id not in self.table:
             self._note_non_server(peer.peer_id)
-        if self._times.missed_in_row >= OUTAGE_FAILURES or not self.table.failed(peer.peer_id):
+        if self._wire.times.missed_in_row >= OUTAGE_FAILURES or not self.table.failed(peer.peer_id):
             return
         self.newcomers.pop(peer.peer_id, None)
         if (replacement := self.table.take_replacement(peer.key)) is not None:
@@ -164,7 +162,7 @@ class Neighbours:
     async def ask_for_itself(self, peer: Contact) -> bool:
         """Whether a peer serves; it enters the table if there is room."""
         request = encode_message(Message(MessageType.FIND_NODE, peer_bytes(peer.peer_id)))
-        async with Session(self._open, self._times) as session:
+        async with Session(self._wire) as session:
             try:
                 reply = await session.ask(peer, MessageType.FIND_NODE, request)
             except NoAnswer as error:

@@ -26,7 +26,7 @@ from dht.kad.publications import Publication, Publications
 from dht.kad.queries import LookupReport, Queries
 from dht.kad.routing import RoutingTable
 from dht.kad.serving import Server
-from dht.kad.session import AnswerTimes
+from dht.kad.session import Wire
 from dht.kad.storage import Snapshot, Storage, StorageError
 from dht.kad.store import RecordStore
 from dht.kad.upkeep import Upkeep
@@ -118,15 +118,13 @@ class Kademlia:
     def _build(self, by_namespace: Mapping[str, Validator]) -> None:
         config, own = self._config, self._host.peer_id
         validators = Validators(by_namespace)
-        self._times = AnswerTimes()
+        self._wire = Wire(self._open_stream)
         self._table = RoutingTable(own, k=config.k, diversity=config.diversity)
         self._records = RecordStore(own, self._table.own_key, validators, ttl_s=config.record_ttl_s)
         self._providers = ProviderStore(ttl_s=config.provider_ttl_s)
         self._publications = Publications()
-        self._neighbours = Neighbours(
-            self._table, self._open_stream, self._times, self._joined, probe_inbound=config.probe_inbound
-        )
-        self._queries = Queries(self._neighbours, validators, self._open_stream, self._times, config, self._note_lookup)
+        self._neighbours = Neighbours(self._table, self._wire, self._joined, probe_inbound=config.probe_inbound)
+        self._queries = Queries(self._neighbours, validators, self._wire, config, self._note_lookup)
         answers = Answers(self._table, self._records, self._providers, self._own_contact, self._rng, config.k)
         self._server = Server(self._host, answers, self._neighbours, self._clock)
         self._upkeep = Upkeep(
@@ -245,7 +243,10 @@ class Kademlia:
     # --- peers --------------------------------------------------------------------------------------------------------
 
     async def find_peer(self, peer: PeerId) -> FoundPeer | None:
-        """Where a peer can be reached. Raises ``ValueError`` for what is no Ed25519 peer id."""
+        """Where a peer can be reached; None if nobody knows, as for a peer that is a client only. Raises ``ValueError``
+        for what is no Ed25519 peer id."""
+        if peer == self._host.peer_id:
+            return _found(self._own_contact())
         if (known := self._table.get(peer)) is not None:
             return _found(known)
         told: list[Contact] = []
@@ -370,7 +371,7 @@ class Kademlia:
             lookups=self._lookups,
             requests=self._requests,
             failures=self._failures,
-            timeout_s=self._times.timeout_s,
+            timeout_s=self._wire.times.timeout_s,
             save_failures=self._save_failures,
         )
 

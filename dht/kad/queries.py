@@ -15,7 +15,7 @@ from dht.kad.limits import STORE_WIDTH
 from dht.kad.lookup import Lookup, LookupRequest
 from dht.kad.messages import Message, MessageType, encode_message
 from dht.kad.neighbours import Neighbours
-from dht.kad.session import AnswerTimes, NoAnswer, Session, StreamOpener
+from dht.kad.session import NoAnswer, Session, Wire
 from dht.kad.validators import Validators
 from dht.kad.values import ProviderQuorum, ValueQuorum
 
@@ -44,22 +44,20 @@ class Queries:
         self,
         neighbours: Neighbours,
         validators: Validators,
-        open_stream: StreamOpener,
-        times: AnswerTimes,
+        wire: Wire,
         config: KadConfig,
         report: Callable[[LookupReport], None],
     ) -> None:
         self._neighbours = neighbours
         self._table = neighbours.table
         self._validators = validators
-        self._open = open_stream
-        self._times = times
+        self._wire = wire
         self._config = config
         self._report = report
 
     def session(self, *, keep: bool = False) -> Session:
         """The requests of one operation."""
-        return Session(self._open, self._times, keep=keep)
+        return Session(self._wire, keep=keep)
 
     async def run(
         self, key: bytes, kind: MessageType, session: Session, prepare: Callable[[Lookup], Take]

@@ -65,17 +65,36 @@ class AnswerTimes:
         self.missed_in_row += 1
 
 
+class Wire:
+    """What all requests of a node share: how streams open, how long answers take, and who is being asked."""
+
+    def __init__(self, open_stream: StreamOpener) -> None:
+        self.open_stream = open_stream
+        self.times = AnswerTimes()
+        self.asking: dict[PeerId, int] = {}
+        """Requests in flight to each peer."""
+
+    def begin(self, peer: PeerId) -> None:
+        """A request to ``peer`` begins."""
+        self.asking[peer] = self.asking.get(peer, 0) + 1
+
+    def end(self, peer: PeerId) -> None:
+        """It is over, whatever came of it."""
+        if self.asking[peer] == 1:
+            del self.asking[peer]
+        else:
+            self.asking[peer] -= 1
+
+
 class Session:
     """The requests of one operation. With ``keep``, streams stay open for its next request to the same peer, since a
     put asks the same peers twice; leaving the block closes them. On cancellation no request is left in flight."""
 
-    def __init__(self, open_stream: StreamOpener, times: AnswerTimes, *, keep: bool = False) -> None:
-        self._open = open_stream
-        self._times = times
+    def __init__(self, wire: Wire, *, keep: bool = False) -> None:
+        self._wire = wire
+        self._times = wire.times
         self._keep = keep
         self._idle: dict[PeerId, HostStream] = {}
-        self.requests = 0
-        """Requests sent so far."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,19 +114,22 @@ class Session:
         """Send a request of ``kind`` and return its reply.
 
         Raises :class:`NoAnswer`, or :class:`BadMessage` when the reply breaks the protocol."""
-        self.requests += 1
         started = trio.current_time()
+        self._wire.begin(peer.peer_id)
+        reply: Message | None = None
         try:
-            with trio.fail_after(self._times.timeout_s):
+            with trio.CancelScope(deadline=started + self._times.timeout_s):  # fail_after costs twice as much
                 reply = await self._exchange(peer, request)
-        except trio.TooSlowError:
-            self._times.missed()
-            raise NoAnswer(f"{peer.peer_id} did not answer in time") from None
         except DialError as error:
             self._times.missed()
             raise NoAnswer(str(error)) from error
         except StreamError as error:  # it is there, and broke off: no sign of a network that is down
             raise NoAnswer(str(error)) from error
+        finally:
+            self._wire.end(peer.peer_id)
+        if reply is None:
+            self._times.missed()
+            raise NoAnswer(f"{peer.peer_id} did not answer in time")
         self._times.answered(trio.current_time() - started)
         if reply.type is not kind:
             raise BadMessage(f"a reply of type {reply.type.name} to {kind.name}")
@@ -115,7 +137,6 @@ class Session:
 
     async def tell(self, peer: Contact, message: bytes) -> None:
         """Send a message that has no reply. Raises :class:`NoAnswer` if it could not be sent."""
-        self.requests += 1
         try:
             with trio.fail_after(self._times.timeout_s):
                 stream = self._idle.pop(peer.peer_id, None) or await self._opened(peer)
@@ -138,7 +159,7 @@ class Session:
 
     async def _opened(self, peer: Contact) -> HostStream:
         try:
-            return await self._open(peer)
+            return await self._wire.open_stream(peer)
         except StreamError as error:
             raise NoAnswer(str(error), refused=True) from error
 

@@ -14,6 +14,7 @@ import trio
 
 from dht.kad.answers import rfc3339
 from dht.kad.config import KadConfig
+from dht.kad.contacts import Contact
 from dht.kad.errors import KadError
 from dht.kad.handover import due_to
 from dht.kad.keys import peer_bytes, random_key_in_bucket
@@ -24,6 +25,7 @@ from dht.kad.limits import (
     REFRESH_MAX_BITS,
     REPUBLISH_PER_ROUND,
     SAVE_S,
+    STORE_WIDTH,
 )
 from dht.kad.lookup import LookupRequest
 from dht.kad.messages import Message, MessageType, Record
@@ -108,6 +110,8 @@ class Upkeep:
             self._neighbours.connected(event.peer_id, event.addr)
         elif event.kind is EventKind.DISCONNECTED:
             self._neighbours.disconnected(event.peer_id)
+        elif event.kind is EventKind.DROPPED:  # it broke a protocol, this one or another
+            self._table.remove(event.peer_id)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._rng.uniform(0.75, 1.25)
@@ -162,9 +166,21 @@ class Upkeep:
         if len(due) > HANDOVER_PER_ROUND:  # the rest in the next round; a record stored twice is no harm
             rest = {peer.peer_id: peer for _, peer in due[HANDOVER_PER_ROUND:]}
             self._neighbours.newcomers = {**rest, **self._neighbours.newcomers}
-        async with self._queries.session(keep=True) as session:
-            for record, peer in due[:HANDOVER_PER_ROUND]:
-                await self._queries.store([peer], _put(record), session)
+        by_peer: dict[PeerId, list[tuple[StoredRecord, Contact]]] = {}
+        for record, peer in due[:HANDOVER_PER_ROUND]:
+            by_peer.setdefault(peer.peer_id, []).append((record, peer))
+        waiting = list(by_peer.values())
+
+        async def give() -> None:
+            while waiting:
+                async with self._queries.session(keep=True) as session:
+                    for record, peer in waiting.pop():
+                        if not await self._queries.store([peer], _put(record), session):
+                            break  # it is gone again, or wants no more
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(STORE_WIDTH, len(waiting))):
+                nursery.start_soon(give)
 
     async def _republish_held(self) -> None:
         """Store again what nobody has stored here lately: the holders may have changed altogether."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from dht.kad.errors import InvalidRecord
+from dht.kad.errors import InvalidRecord, KadError
 from dht.kad.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES
 
 MAX_NAMESPACE_BYTES = 32
@@ -44,7 +44,13 @@ class Validators:
         """As :meth:`Validator.validate`, of whichever namespace ``key`` is in."""
         if not 0 < len(key) <= MAX_KEY_BYTES or len(value) > MAX_VALUE_BYTES:
             raise InvalidRecord(f"a key has 1 to {MAX_KEY_BYTES} bytes and a value at most {MAX_VALUE_BYTES}")
-        expires_at = self._validator(key).validate(key, value, now)
+        validator = self._validator(key)
+        try:
+            expires_at = validator.validate(key, value, now)
+        except KadError:
+            raise
+        except Exception as error:  # a stranger's bytes found a fault in it: they are refused, and the cause is chained
+            raise InvalidRecord(f"the validator failed: {error!r}") from error
         if not expires_at > now:
             raise InvalidRecord("the record has expired")
         return expires_at

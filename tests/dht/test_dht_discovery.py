@@ -10,7 +10,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from dht import CapacityRecord, Directory, Offer, Source, sign_record
+from dht import CapacityIndex, CapacityRecord, Directory, Offer, Source, sign_record
 from dht.limits import (
     FIRST_SURVEY_AGAIN_S,
     MAX_ALL_FETCHES,
@@ -268,7 +268,7 @@ async def test_what_reached_nobody_is_announced_again_when_the_first_peer_comes(
     async with directory(net, 2) as (host, table, provider):
         net.works = False
         await provider.announce(selling())
-        await trio.sleep(1)
+        await trio.sleep(100)
         assert provider.listed[SOLD].place is None
         assert "no node" in provider.listed[SOLD].error
         net.works = True
@@ -303,6 +303,50 @@ async def test_a_record_is_had_from_its_provider_when_it_is_not_known(net: Any, 
         assert record is not None
         assert record.offers[0].model == "demo"
         assert await client.record_of(Identity((3).to_bytes(32, "big")).peer_id, timeout_s=2) is None
+
+
+async def test_an_eclipse_by_seven_of_eight_neighbours_that_flood_does_not_hide_what_the_eighth_knows(
+    net: Any, autojump_clock: MockClock
+) -> None:
+    index = CapacityIndex(max_per_model=200)  # a small one fills sooner
+    async with directory(net, 1, providers=None, gossip=True, index=index) as (host, _, client):
+        async with directory(net, 2, providers=None, gossip=True) as (honest, _, known):
+            now = int(net.wall())
+            for number in range(100, 140):
+                known.index.add(sign_record(Identity(number.to_bytes(32, "big")), selling(issued_at=now)), now)
+            async with flooders(net, 7, 150) as attackers:
+                for other in (*attackers[:3], honest, *attackers[3:]):
+                    host.meet(other)
+                await trio.sleep(20)
+                found = {peer for peer, _, _ in client.providers("chat")}
+                assert len(found) == 200
+                assert sum(Identity(number.to_bytes(32, "big")).peer_id in found for number in range(100, 140)) >= 25
+                assert host.dropped == []
+
+
+@asynccontextmanager
+async def flooders(net: Any, count: int, fakes: int) -> Any:
+    """Hosts that each tell of many providers of their own making."""
+    from dht.exchange import Page, parse_request
+
+    now, hosts = int(net.wall()), []
+    for number in range(count):
+        made = [
+            sign_record(Identity((10_000 * (number + 1) + fake).to_bytes(32, "big")), selling(issued_at=now))
+            for fake in range(fakes)
+        ]
+        made.sort(key=lambda signed: signed.peer_id)
+
+        async def tell(stream: Any, made: Any = tuple(made)) -> None:
+            while True:
+                request = parse_request(await stream.receive(1000))
+                rest = [signed.envelope for signed in made if signed.peer_id > request.after]
+                await stream.send(Page(tuple(rest[:64]), len(rest) > 64).to_bytes())
+
+        host = net.host(20 + number)
+        host.set_handler(PROTOCOL, tell)
+        hosts.append(host)
+    yield hosts
 
 
 async def test_without_gossip_nothing_is_gossiped_and_neighbours_are_answered_but_not_asked(

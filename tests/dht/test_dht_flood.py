@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import settings
@@ -108,14 +109,34 @@ def test_our_own_record_is_never_displaced_and_where_a_record_came_from_is_known
     assert index.heard(PeerId("fake99")).source is Source.NEIGHBOUR  # type: ignore[union-attr]
 
 
+def test_what_one_honest_neighbour_of_eight_tells_stays_known_while_the_others_flood() -> None:
+    index = CapacityIndex(max_records=4000, max_per_model=800)
+    for number in range(60):
+        index.add(record(f"good{number}", 0), 0, Source.NEIGHBOUR, PeerId("honest"))
+    for number in range(14_000):
+        index.add(record(f"fake{number}", 1), 1, Source.NEIGHBOUR, PeerId(f"attacker{number % 7}"))
+    assert known(index, 1, "good") == 60
+    assert known(index, 1, "fake") == 740
+
+
+def test_a_flood_by_gossip_leaves_what_neighbours_told_and_searches_found() -> None:
+    index = CapacityIndex(max_records=4000, max_per_model=300)
+    for number in range(60):
+        index.add(record(f"told{number}", 0), 0, Source.NEIGHBOUR, PeerId("honest"))
+        index.add(record(f"found{number}", 0), 0, Source.PROVIDER)
+    for number in range(5_000):
+        index.add(record(f"fake{number}", 1), 1, Source.GOSSIP)
+    assert (known(index, 1, "told"), known(index, 1, "found"), known(index, 1, "fake")) == (60, 60, 180)
+
+
 def test_settling_takes_renewals_over_time_and_a_gap_begins_anew() -> None:
     index = CapacityIndex()
     index.add(record("a", 0), 0)
     assert index.add(record("a", int(SETTLED_AFTER_S)), SETTLED_AFTER_S) is Verdict.NEWS
-    assert index._all._members[PeerId("a")][0] is Standing.SETTLED
+    assert index._all.standing(PeerId("a")) is Standing.SETTLED
     index.sweep(5000)
     index.add(record("a", 5000), 5000)
-    assert index._all._members[PeerId("a")][0] is Standing.NEWCOMER
+    assert index._all.standing(PeerId("a")) is Standing.NEWCOMER
 
 
 # --- the pool, against a naive one ------------------------------------------------------------------------------------
@@ -129,16 +150,17 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = Pool(self.LIMIT)
-        self.model: dict[PeerId, tuple[Standing, int]] = {}
+        self.model: dict[PeerId, tuple[Standing, int, str]] = {}
 
     @rule(
         peer=st.sampled_from([PeerId(name) for name in "abcdefghijkl"]),
         standing=st.sampled_from(Standing),
         at=st.integers(0, 5),
+        teller=st.sampled_from("xyz"),
     )
-    def put(self, peer: PeerId, standing: Standing, at: int) -> None:
-        self.pool.put(peer, standing, at)
-        self.model[peer] = (standing, at)
+    def put(self, peer: PeerId, standing: Standing, at: int, teller: str) -> None:
+        self.pool.put(peer, standing, at, teller)
+        self.model[peer] = (standing, at, teller)
         while (surplus := self.pool.surplus()) is not None:
             assert surplus == self._expected()
             self.pool.drop(surplus)
@@ -150,13 +172,17 @@ class PoolMachine(RuleBasedStateMachine):
         self.model.pop(peer, None)
 
     def _expected(self) -> PeerId:
-        newcomers = [p for p, (rank, _) in self.model.items() if rank is Standing.NEWCOMER]
-        settled = [p for p, (rank, _) in self.model.items() if rank is Standing.SETTLED]
-        dealt = [p for p, (rank, _) in self.model.items() if rank is Standing.DEALT_WITH]
+        newcomers, settled, dealt = (
+            [p for p, (rank, _, _) in self.model.items() if rank is standing] for standing in Standing
+        )
         half = int(self.LIMIT * NEWCOMERS_SHARE)
         newcomers_go = len(newcomers) > half or len(settled) + len(dealt) <= half
         order = [newcomers, settled, dealt] if newcomers_go else [settled, newcomers, dealt]
         group = next(group for group in order if group)
+        if group is newcomers:
+            told = Counter(self.model[peer][2] for peer in newcomers)
+            most = max(told, key=lambda teller: (told[teller], teller))
+            group = [peer for peer in newcomers if self.model[peer][2] == most]
         return min(group, key=lambda peer: (self.model[peer][1], peer))
 
     @invariant()
@@ -164,7 +190,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert sorted(self.pool) == sorted(self.model)
         assert len(self.pool) == len(self.model) <= self.LIMIT
         assert all(peer in self.pool for peer in self.model)
-        assert all(len(queue) <= 2 * self.LIMIT + 18 for queue in self.pool._queues.values())
+        assert all(self.pool.standing(peer) is held[0] for peer, held in self.model.items())
+        assert sum(queue.count for queue in self.pool._queues.values()) == len(self.model)
+        assert all(len(queue.heap) <= 2 * queue.count + 17 for queue in self.pool._queues.values())
 
 
 TestPool = PoolMachine.TestCase

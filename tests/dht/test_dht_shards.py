@@ -272,6 +272,24 @@ def test_readers_pick_providers_about_evenly() -> None:
     assert shares[-count // 20] < 1.7
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "first", "next_ones"), [(3, 2.0, 1.0), (300, 4.2, 1.3), (3000, 2.8, 1.8), (10_000, 2.8, 1.5)]
+)
+def test_what_searches_cost_by_the_size_of_the_market(count: int, first: float, next_ones: float) -> None:
+    cold, warm = [], []
+    for seed in range(3):
+        table, rng, depth = settled(count, seed), Random(seed), None
+        for _ in range(150):
+            cold.append(search(table, rng).lookups)
+            walk = search(table, rng, depth if depth is not None else search(table, rng).depth)
+            depth = walk.depth
+            warm.append(walk.lookups)
+    assert sum(cold) / len(cold) <= first
+    assert sum(warm) / len(warm) <= next_ones
+    assert sorted(cold)[len(cold) * 95 // 100] <= 4
+
+
 # --- markets that change --------------------------------------------------------------------------------------------
 
 

@@ -216,6 +216,8 @@ class MemoryHost:
 
     async def drop(self, peer: PeerId, reason: str) -> None:
         self.dropped[peer] = reason
+        for queue in self._followers:
+            queue.put(HostEvent(EventKind.DROPPED, peer, "", reason))
         self._disconnected(peer)
         await trio.lowlevel.checkpoint()
 

@@ -61,6 +61,9 @@ async def test_garbage_gets_its_sender_dropped_and_nobody_else(autojump_clock: M
         await ask(attacker, nodes[0], b"\xff")
     assert "kad:" in nodes[0]._host.dropped[attacker.peer_id]
     assert list(nodes[0]._host.dropped) == [attacker.peer_id]
+    await nodes[0]._host.drop(of(nodes[1]), "broke another protocol")
+    await trio.sleep(1)
+    assert of(nodes[1]) not in nodes[0]._table
     assert await ask(bystander, nodes[0], PING) == PING
     assert nodes[0].stats().refused >= 13
 

@@ -92,6 +92,15 @@ def test_what_no_validator_vouches_for_is_refused(key: bytes, value: bytes) -> N
         store().put(key, value, IDS[1], NOW)
 
 
+def test_a_validator_that_stumbles_over_a_strangers_bytes_refuses_them() -> None:
+    class Faulty(Greatest):
+        def validate(self, key: bytes, value: bytes, now: float) -> float:
+            return float(value[7])
+
+    with pytest.raises(InvalidRecord, match="IndexError"):
+        store(validators=Validators({"t": Faulty()})).put(b"/t/k", b"", IDS[1], NOW)
+
+
 # --- records --------------------------------------------------------------------------------------------------------
 
 
