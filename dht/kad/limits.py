@@ -97,6 +97,10 @@ REFRESH_MAX_BITS = 12
 Deeper ones hold our nearest neighbours, which the look-up of our own id finds."""
 
 # --- lookups --------------------------------------------------------------------------------------------------------
+MAX_WINDOW = 4 * K
+"""Peers that a path asks, and that a record is stored at, when there are more near a key than there should be: what an
+attacker has to exceed with ids there."""
+
 MAX_SHORTLIST = 8 * K
 """Peers that one lookup remembers; the farthest goes."""
 

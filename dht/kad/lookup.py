@@ -2,9 +2,10 @@
 
 The peers that we know nearest to the target are dealt out to ``d`` paths. What a peer tells is believed on the path it
 was asked on and nowhere else, and every peer is asked on one path only; so a liar spoils one path, whomever it names.
-On each path the *window* is the k nearest peers that this path heard of and that have not failed; a path is done when
-its window has answered, on whichever path. Where all are honest, the windows are the same k peers and the paths cost
-nothing; where one lies, its window is its friends, and the other paths go on to the honest ones.
+On each path the *window* is the k nearest peers that this path heard of and that have not failed, and whoever else is
+nearer than a radius (:mod:`dht.kad.density`); a path is done when its window has answered, on whichever path. Where all
+are honest, the windows are the same k peers and the paths cost nothing; where one lies, its window is its friends, and
+the other paths go on to the honest ones.
 
     HEARD ──next_request──▶ ASKED ──answered──▶ ANSWERED
       ▲                       │
@@ -21,7 +22,7 @@ from enum import Enum, auto
 
 from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, is_narrow
-from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_TRIES, SLOW_S
+from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_TRIES, MAX_WINDOW, SLOW_S
 
 
 class _State(Enum):
@@ -67,8 +68,11 @@ class Lookup:
     """The state of one look-up of the key-space point ``target``. The caller asks whom :meth:`next_request` names and
     tells what came of it; it is over when there is nobody to ask and nothing in flight."""
 
-    def __init__(self, target: int, seeds: Sequence[Contact], config: KadConfig, *, own_key: int = -1) -> None:
+    def __init__(
+        self, target: int, seeds: Sequence[Contact], config: KadConfig, *, own_key: int = -1, radius: int = 0
+    ) -> None:
         self.target = target
+        self._radius = radius
         self.requests = 0
         self.failures = 0
         self._config = config
@@ -169,10 +173,13 @@ class Lookup:
         return found
 
     def holders(self) -> list[Contact]:
-        """Where a record belongs: the k nearest, and each path's own nearest k/d, which are among them unless a path
-        lied. So a path full of a liar's friends cannot keep a record from the honest ones."""
+        """Where a record belongs: the k nearest, whoever is within the radius, and each path's own nearest k/d, which
+        are among the former unless a path lied. So a path full of a liar's friends cannot keep a record from the honest
+        ones."""
         share = -(-self._config.k // len(self._paths))
         found = {peer.peer_id: peer for peer in self.closest(self._config.k)}
+        within = (peer for peer in self.closest(MAX_WINDOW) if peer.key ^ self.target < self._radius)
+        found.update((peer.peer_id, peer) for peer in within)
         for number in range(len(self._paths)):
             window = [peer for peer in self._window(number) if peer.state is _State.ANSWERED]
             for peer in window[:share]:
@@ -222,13 +229,14 @@ class Lookup:
             path.window = []
             networks: dict[bytes, int] = {}
             for distance in self._order:
+                size = len(path.window)
+                if (size >= self._config.k and distance >= self._radius) or size >= MAX_WINDOW:
+                    break
                 peer = self._peers[distance]
                 if number not in peer.told:
                     continue
                 if self._counts(peer.told[number], networks) and peer.state is not _State.FAILED:
                     path.window.append(peer)
-                    if len(path.window) >= self._config.k:
-                        break
         return path.window
 
     def _counts(self, contact: Contact, networks: dict[bytes, int]) -> bool:

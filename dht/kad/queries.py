@@ -9,6 +9,7 @@ import trio
 
 from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact
+from dht.kad.density import Density
 from dht.kad.errors import BadMessage, InvalidRecord
 from dht.kad.keys import key_of
 from dht.kad.limits import STORE_WIDTH
@@ -54,6 +55,7 @@ class Queries:
         self._wire = wire
         self._config = config
         self._report = report
+        self._density = Density()
 
     def session(self, *, keep: bool = False) -> Session:
         """The requests of one operation."""
@@ -69,7 +71,9 @@ class Queries:
         target = key_of(key)
         self._table.touch(target, started)
         seeds = self._table.closest(target, self._config.k)
-        lookup = Lookup(target, seeds, self._config, own_key=self._table.own_key)
+        lookup = Lookup(
+            target, seeds, self._config, own_key=self._table.own_key, radius=self._density.radius(self._table.reach())
+        )
         take = prepare(lookup)
         request = encode_message(Message(kind, key))
         last: list[LookupRequest] = []
@@ -119,6 +123,8 @@ class Queries:
         started = trio.current_time()
         lookup, last = await self.run(key, MessageType.FIND_NODE, session, lambda _: until or (lambda _step, _: False))
         hops = lookup.hop_of(last.contact) if last else lookup.hops
+        if last is None and len(nearest := lookup.closest(self._config.k)) == self._config.k:
+            self._density.note(nearest[-1].key ^ lookup.target)
         self._tell(MessageType.FIND_NODE, lookup, started, hops, found=hops > 0)
         return lookup
 

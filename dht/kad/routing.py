@@ -239,6 +239,11 @@ class RoutingTable:
             if len(found) >= n:
                 return
 
+    def reach(self) -> int | None:
+        """The distance of our own k-th neighbour; None if we know fewer."""
+        nearest = self.closest(self.own_key, self._k)
+        return nearest[-1].key ^ self.own_key if len(nearest) == self._k else None
+
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
     def to_check(self, now: float, after_s: float, limit: int) -> list[Contact]:

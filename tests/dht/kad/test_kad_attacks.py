@@ -199,6 +199,7 @@ async def test_sybils_around_a_key_do_not_hide_its_value(autojump_clock: MockClo
     flood = await sybils(network, key, nodes, 10, lambda n: f"{150 + n}.7.7.7" if spread else f"9.9.9.{n + 1}")
     assert sum(of(flood_host) in node._table for node in nodes for flood_host in map(_as_node, flood)) > 40
     assert await nodes[0].put(key, b"here") >= 10
+    assert sum(holds(node, key) for node in nodes) >= 10
     readers = [node for node in nodes if not holds(node, key)]
     found = [await node.get(key) for node in readers]
     assert len(readers) >= 12

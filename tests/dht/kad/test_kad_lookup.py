@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact_of
+from dht.kad.density import Density
 from dht.kad.keys import key_of, peer_key
-from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, SLOW_S
+from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_WINDOW, SLOW_S
 from dht.kad.lookup import Lookup
 from transport.identity import Identity, PeerId
 
@@ -187,6 +188,65 @@ def test_a_liar_whose_friends_are_nearest_of_all_spoils_only_its_own_path(answer
     truth = nearest([p for p in peers if p is not liar], target, 7)
     assert len(set(lookup.holders()) & set(truth)) >= 6  # a record goes to the honest ones as well
     assert lookup.requests <= MAX_REQUESTS
+
+
+def test_where_ids_are_too_dense_a_record_goes_to_all_who_should_be_nearest() -> None:
+    """The attacker holds the 30 nearest ids, of 30 networks, and the honest name them truthfully."""
+    honest_holders = {}
+    for known in (False, True):
+        honest_holders[known] = 0
+        for seed in range(8):
+            rng = random.Random(seed)
+            peers = [peer(number) for number in rng.sample(range(1000), 150)]
+            knows = tables(peers, rng)
+            target = rng.getrandbits(256)
+            friends = sybils(target, 30, peers, ip=None)
+            density = Density()
+            for _ in range(7):
+                density.note(nearest(peers, key := rng.getrandbits(256), 20)[-1].key ^ key)
+            radius = density.radius(1 << 255) if known else 0
+
+            def answer(p: Contact, k=knows, t=target, f=friends) -> list[Contact]:  # type: ignore[no-untyped-def]
+                return f[:20] if p in f else nearest([*k[p.peer_id], *f[:10]], t, 20)
+
+            lookup = Lookup(target, nearest(rng.sample(peers, 40), target, 20), CONFIG, radius=radius)
+            drive(lookup, answer, rng)
+            honest_holders[known] += sum(p not in friends for p in lookup.holders())
+            assert len(lookup.holders()) <= MAX_WINDOW
+    assert honest_holders[True] >= 8 * 8
+    assert honest_holders[True] > honest_holders[False]
+
+
+def test_the_radius_costs_the_honest_next_to_nothing() -> None:
+    costs = {}
+    for known in (False, True):
+        costs[known] = 0
+        for seed in range(20):
+            rng = random.Random(seed)
+            peers = [peer(number) for number in rng.sample(range(1000), 300)]
+            knows = tables(peers, rng)
+            density = Density()
+            for _ in range(7):
+                density.note(nearest(peers, key := rng.getrandbits(256), 20)[-1].key ^ key)
+            target = rng.getrandbits(256)
+            radius = density.radius(1 << 255) if known else 0
+            lookup = Lookup(target, nearest(rng.sample(peers, 40), target, 20), CONFIG, radius=radius)
+            drive(lookup, lambda p, k=knows, t=target: nearest(k[p.peer_id], t, 20), rng)
+            costs[known] += lookup.requests + len(lookup.holders())
+    assert costs[False] <= costs[True] <= 1.05 * costs[False]
+
+
+def test_the_radius_follows_the_median_and_never_exceeds_our_own_neighbourhood() -> None:
+    density = Density()
+    assert density.radius(10**6) == 0
+    for reach in (1000, 10, 1200, 1100, 5):  # two of five keys are crowded by an attacker
+        density.note(reach)
+    assert density.radius(None) == 0
+    assert density.radius(10**6) == 700
+    assert density.radius(100) == 70
+    for _ in range(15):
+        density.note(300)  # the network has grown
+    assert density.radius(10**6) == 210
 
 
 def test_on_a_single_path_the_same_liar_wins() -> None:
