@@ -48,20 +48,20 @@ def plan(quick: bool) -> list[Run]:
     Ten thousand nodes join without filling their far buckets, which is half of the work of joining: those fill by what
     passes through them."""
     seeds = (1,) if quick else (1, 2, 3)
-    store = {"nodes": 64, "keys": 256} if quick else {"nodes": 1024, "keys": 16384}
+    store = {"nodes": 48, "keys": 128} if quick else {"nodes": 1024, "keys": 16384}
     sizes = (16, 32) if quick else (100, 1000)
-    largest = {"nodes": 96, "keys": 64} if quick else {"nodes": 10_000, "keys": 1000, "bootstrap_refresh": False}
+    largest = {"nodes": 64, "keys": 64} if quick else {"nodes": 10_000, "keys": 1000, "bootstrap_refresh": False}
     replayed = {"nodes": 32, "keys": 64, "duration_s": 60.0}
     return [
         *[Run(f"size {size}", "store", {"nodes": size, "keys": 100}, seeds) for size in sizes],
         Run("replay", "churn", replayed, (7, 7)),
         Run("gossip", "gossip", {"nodes": 100 if quick else 1000, "changes": 3 if quick else 10}, seeds),
-        Run("sybil", "sybil", {"nodes": 64 if quick else 1000, "lookups": 32 if quick else 500}, seeds),
-        Run("sybil spread", "sybil", {**({"nodes": 64, "lookups": 32} if quick else {"nodes": 1000, "lookups": 500}),
+        Run("sybil", "sybil", {"nodes": 48 if quick else 1000, "lookups": 24 if quick else 500}, seeds),
+        Run("sybil spread", "sybil", {**({"nodes": 48, "lookups": 24} if quick else {"nodes": 1000, "lookups": 500}),
                                       "spread": True}, seeds),
         Run("store", "store", store, seeds),
         Run("churn", "churn", {**store, "duration_s": 60.0 if quick else 600.0}, seeds),
-        Run("market", "market", {"nodes": 24, "readers": 16} if quick else {"nodes": 10_000, "readers": 1000}, seeds),
+        Run("market", "market", {"nodes": 16, "readers": 8} if quick else {"nodes": 10_000, "readers": 1000}, seeds),
         Run("large", "store", largest, seeds),
     ]  # fmt: skip
 
@@ -82,7 +82,7 @@ async def dht_rows(quick: bool, output: Output) -> list[Row]:
             for index, seed in enumerate(task.seeds):
                 nursery.start_soon(run, task, index, seed)
     output.note("hosts on loopback")
-    sockets = await socket_nodes(2, 4, 10, 5) if quick else await socket_nodes(4, 8, 10, 20)
+    sockets = await socket_nodes(2, 3, 10, 4) if quick else await socket_nodes(4, 8, 10, 20)
     return [*_rows(results, quick), *_socket_rows(sockets)]
 
 
@@ -121,8 +121,8 @@ def _rows(results: Results, quick: bool) -> list[Row]:
     low = partial(_row, worst=min)
     high = partial(_row, worst=max)
     store, large = results["store"], results["large"]
-    label = "64 nodes, 256 keys" if quick else "1,024 nodes, 16,384 keys"
-    big = "96 nodes, 64 look-ups" if quick else "10,000 nodes, 1,000 look-ups"
+    label = "48 nodes, 128 keys" if quick else "1,024 nodes, 16,384 keys"
+    big = "64 nodes, 64 look-ups" if quick else "10,000 nodes, 1,000 look-ups"
     cost = ("hops", "requests", "p50_s", "p95_s", "round_trip_s", "failures")
     return [
         low("found", f"{label}: found by nodes that do not hold them", store, "found", "of 1", "1",

@@ -25,8 +25,8 @@ from transport.identity import Identity
 
 _TOPIC = "bench"
 _NEIGHBOURS = 6
-_SETTLE_S = 5.0
-_DRAIN_S = 5.0
+_SETTLE_S = 4.0
+_DRAIN_S = 3.0
 _TIMEOUT_S = 180.0
 
 
