@@ -62,6 +62,7 @@ def plan(quick: bool) -> list[Run]:
         Run("store", "store", store, seeds),
         Run("churn", "churn", {**store, "duration_s": 60.0 if quick else 600.0}, seeds),
         Run("market", "market", {"nodes": 16, "readers": 8} if quick else {"nodes": 10_000, "readers": 1000}, seeds),
+        Run("placement", "placement", {"nodes": 300 if quick else 10_000, "readers": 100 if quick else 2000}, seeds),
         Run("large", "store", largest, seeds),
     ]  # fmt: skip
 
@@ -140,6 +141,9 @@ def _rows(results: Results, quick: bool) -> list[Row]:
              beside=("providers", "listed", "unlisted", "found_median", "found_least")),
         high("market-served", "a popular model: the most of the requests for it that one node serves",
              results["market"], "serves_most", "of 1", "≤ 0.02", lambda v: v <= 0.02),
+        high("market-placed", "the same by the directory's rules alone, without a network: held",
+             results["placement"], "holds_most", "of 1", "≤ 0.02", lambda v: v <= 0.02,
+             beside=("nodes", "serves_most", "keys", "found_least")),
         low("sybil", "20 % liars with ids ground around one key, in 16 /24s: honest look-ups of it that are right",
             results["sybil"], "right", "of 1", "≥ 0.95", lambda v: v >= 0.95,
             beside=("liars_among_the_20_nearest", "other_keys", "requests")),

@@ -54,6 +54,13 @@ def test_a_market_is_listed_and_found() -> None:
     assert result["found_least"] >= 4
 
 
+def test_by_the_rules_alone_a_larger_market_leaves_each_node_a_smaller_share() -> None:
+    small, large = (simulate("placement", {"nodes": nodes, "readers": 40, "seed": 5}) for nodes in (60, 300))
+    assert large["holds_most"] < small["holds_most"] <= 1
+    assert large["found_least"] >= 8
+    assert 0 < large["serves_most"] < 0.2
+
+
 def test_a_price_is_heard_everywhere_within_seconds() -> None:
     result = simulate("gossip", {**SMALL["gossip"], "seed": 5})
     assert result["missed"] == 0.0
@@ -67,7 +74,7 @@ def test_the_plan_has_three_seeds_but_for_quick_runs_and_one_seed_twice(quick: b
             assert run.seeds[0] == run.seeds[1]
         else:
             assert len(set(run.seeds)) == (1 if quick else 3)
-        assert run.scenario in SCENARIOS
+        assert run.scenario in {*SCENARIOS, "placement"}
 
 
 def _results(**changes: Any) -> dict[str, list[dict[str, Any]]]:
@@ -75,7 +82,7 @@ def _results(**changes: Any) -> dict[str, list[dict[str, Any]]]:
         "found", "hops", "hops_p95", "requests", "failures", "p50_s", "p95_s", "round_trip_s", "p95_ratio",
         "holders_median", "holders_min", "join_cpu_s", "virtual_s", "messages", "dials", "wall_s", "cpu_s", "rss_mib",
         "left", "up", "holds_most", "serves_most", "providers", "listed", "unlisted", "found_median", "found_least",
-        "right", "other_keys", "liars_among_the_20_nearest", "median_s", "missed",
+        "keys", "right", "other_keys", "liars_among_the_20_nearest", "median_s", "missed",
     ]  # fmt: skip
     base = {**dict.fromkeys(fields, 1.0), "seed": 1, "digest": "d", "nodes": 10_000, **changes}
     results = {run.name: [dict(base) for _ in run.seeds] for run in plan(quick=False)}
