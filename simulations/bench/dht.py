@@ -48,20 +48,20 @@ def plan(quick: bool) -> list[Run]:
     Ten thousand nodes join without filling their far buckets, which is half of the work of joining: those fill by what
     passes through them."""
     seeds = (1,) if quick else (1, 2, 3)
-    store = {"nodes": 48, "keys": 128} if quick else {"nodes": 1024, "keys": 16384}
-    sizes = (16, 32) if quick else (100, 1000)
-    largest = {"nodes": 64, "keys": 64} if quick else {"nodes": 10_000, "keys": 1000, "bootstrap_refresh": False}
-    replayed = {"nodes": 32, "keys": 64, "duration_s": 60.0}
+    store = {"nodes": 32, "keys": 64} if quick else {"nodes": 1024, "keys": 16384}
+    sizes = (16, 24) if quick else (100, 1000)
+    largest = {"nodes": 40, "keys": 32} if quick else {"nodes": 10_000, "keys": 1000, "bootstrap_refresh": False}
+    replayed = {"nodes": 24, "keys": 24, "duration_s": 30.0}
     return [
-        *[Run(f"size {size}", "store", {"nodes": size, "keys": 100}, seeds) for size in sizes],
+        *[Run(f"size {size}", "store", {"nodes": size, "keys": 32 if quick else 100}, seeds) for size in sizes],
         Run("replay", "churn", replayed, (7, 7)),
-        Run("gossip", "gossip", {"nodes": 100 if quick else 1000, "changes": 3 if quick else 10}, seeds),
-        Run("sybil", "sybil", {"nodes": 48 if quick else 1000, "lookups": 24 if quick else 500}, seeds),
-        Run("sybil spread", "sybil", {**({"nodes": 48, "lookups": 24} if quick else {"nodes": 1000, "lookups": 500}),
+        Run("gossip", "gossip", {"nodes": 60 if quick else 1000, "changes": 2 if quick else 10}, seeds),
+        Run("sybil", "sybil", {"nodes": 32 if quick else 1000, "lookups": 8 if quick else 500}, seeds),
+        Run("sybil spread", "sybil", {**({"nodes": 32, "lookups": 8} if quick else {"nodes": 1000, "lookups": 500}),
                                       "spread": True}, seeds),
         Run("store", "store", store, seeds),
-        Run("churn", "churn", {**store, "duration_s": 60.0 if quick else 600.0}, seeds),
-        Run("market", "market", {"nodes": 16, "readers": 8} if quick else {"nodes": 10_000, "readers": 1000}, seeds),
+        Run("churn", "churn", {**store, "duration_s": 30.0 if quick else 600.0}, seeds),
+        Run("market", "market", {"nodes": 12, "readers": 6} if quick else {"nodes": 10_000, "readers": 1000}, seeds),
         Run("placement", "placement", {"nodes": 300 if quick else 10_000, "readers": 100 if quick else 2000}, seeds),
         Run("large", "store", largest, seeds),
     ]  # fmt: skip
@@ -122,8 +122,8 @@ def _rows(results: Results, quick: bool) -> list[Row]:
     low = partial(_row, worst=min)
     high = partial(_row, worst=max)
     store, large = results["store"], results["large"]
-    label = "48 nodes, 128 keys" if quick else "1,024 nodes, 16,384 keys"
-    big = "64 nodes, 64 look-ups" if quick else "10,000 nodes, 1,000 look-ups"
+    label = "32 nodes, 64 keys" if quick else "1,024 nodes, 16,384 keys"
+    big = "40 nodes, 32 look-ups" if quick else "10,000 nodes, 1,000 look-ups"
     cost = ("hops", "requests", "p50_s", "p95_s", "round_trip_s", "failures")
     return [
         low("found", f"{label}: found by nodes that do not hold them", store, "found", "of 1", "1",
@@ -131,7 +131,7 @@ def _rows(results: Results, quick: bool) -> list[Row]:
         high("hops", f"{label}: median hops", store, "hops", "", "≤ 4", lambda v: v <= 4, beside=("hops_p95",)),
         high("lookup-time", f"{label}: p95 look-up over median round trip × hops", store, "p95_ratio", "×", "≤ 3",
              lambda v: v <= 3, beside=cost),
-        low("churn", f"{label}, 30 % of the nodes replaced in {1 if quick else 10} virtual minutes: found",
+        low("churn", f"{label}, 30 % of the nodes replaced in {30 if quick else 600} virtual seconds: found",
             results["churn"], "found", "of 1", "≥ 0.99", lambda v: v >= 0.99, beside=(*cost, "left", "up")),
         low("large", f"{big}: found", large, "found", "of 1", "≥ 0.999", lambda v: v >= 0.999,
             beside=(*cost, "wall_s", "rss_mib")),
@@ -148,7 +148,7 @@ def _rows(results: Results, quick: bool) -> list[Row]:
             results["sybil"], "right", "of 1", "≥ 0.95", lambda v: v >= 0.95,
             beside=("liars_among_the_20_nearest", "other_keys", "requests")),
         _told("sybil-spread", "the same liars with addresses all over the internet", results["sybil spread"], "right"),
-        high("capacity-news", "a price change heard by 95 % of " + ("100" if quick else "1,000") + " nodes",
+        high("capacity-news", "a price change heard by 95 % of " + ("60" if quick else "1,000") + " nodes",
              results["gossip"], "p95_s", "s", "≤ 3", lambda v: v <= 3, beside=("median_s", "missed")),
         high("wall", f"{label}: wall time", store, "wall_s", "s", "≤ 120", lambda v: v <= 120,
              beside=("cpu_s", "join_cpu_s", "virtual_s", "messages", "dials")),
