@@ -49,7 +49,7 @@ def plan(quick: bool) -> list[Run]:
     passes through them."""
     seeds = (1,) if quick else (1, 2, 3)
     store = {"nodes": 32, "keys": 64} if quick else {"nodes": 1024, "keys": 16384}
-    sizes = (16, 24) if quick else (100, 1000)
+    sizes = (28, 48) if quick else (100, 1000)
     largest = {"nodes": 40, "keys": 32} if quick else {"nodes": 10_000, "keys": 1000, "bootstrap_refresh": False}
     replayed = {"nodes": 24, "keys": 24, "duration_s": 30.0}
     return [

@@ -25,7 +25,7 @@ from dht.kad.messages import MessageType
 from simulations.bench.dht_attack import Attack
 from simulations.bench.dht_market import listed_market, price_change
 from simulations.bench.dht_placement import placed_market
-from simulations.bench.dht_swarm import BlobValidator, Node, Swarm, for_each, holds
+from simulations.bench.dht_swarm import BlobValidator, Swarm, for_each, holds
 from simulations.bench.report import percentile
 from simulations.determinism import EventLog, frozen_heap, run_seeded
 from simulations.network import VirtualNetwork
@@ -63,12 +63,13 @@ async def put_all(swarm: Swarm, keys: int) -> list[int]:
     return taken
 
 
-async def get(swarm: Swarm, number: int, reader: Node | None = None) -> bool:
-    """Whether value ``number`` is found by a node that does not hold it."""
+async def get(swarm: Swarm, number: int) -> bool:
+    """Whether value ``number`` is found by a node that does not hold it. Raises ``ValueError`` when all hold it."""
     key = BlobValidator.key(blob(number))
-    while reader is None or reader.kad is None or holds(reader, key, swarm.network.unix_time()):
-        reader = swarm.rng.choice(swarm.nodes)
-    return await reader.kad.get(key) == blob(number)
+    for reader in swarm.rng.sample(swarm.up(), len(swarm.up())):
+        if reader.kad is not None and not holds(reader, key, swarm.network.unix_time()):
+            return await reader.kad.get(key) == blob(number)
+    raise ValueError("every node holds the value: a swarm for this has more than twenty nodes")
 
 
 async def get_all(swarm: Swarm, numbers: Sequence[int], width: int = _IN_FLIGHT) -> int:

@@ -33,6 +33,12 @@ def test_what_is_stored_is_found_by_those_who_do_not_hold_it_and_a_seed_replays(
     assert simulate("store", {**SMALL["store"], "seed": 6})["digest"] != first["digest"]
 
 
+def test_a_swarm_in_which_everybody_holds_everything_is_refused() -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        simulate("store", {"nodes": 8, "keys": 2, "seed": 5})
+    assert raised.group_contains(ValueError, match="more than twenty nodes")
+
+
 def test_nodes_that_leave_and_come_back_take_little_with_them() -> None:
     result = simulate("churn", {**SMALL["churn"], "seed": 5})
     assert result["found"] >= 0.9
