@@ -48,10 +48,10 @@ def plan(quick: bool) -> list[Run]:
     Ten thousand nodes join without filling their far buckets, which is half of the work of joining: those fill by what
     passes through them."""
     seeds = (1,) if quick else (1, 2, 3)
-    store = {"nodes": 32, "keys": 64} if quick else {"nodes": 1024, "keys": 16384}
+    store = {"nodes": 48, "keys": 64} if quick else {"nodes": 1024, "keys": 16384}
     sizes = (28, 48) if quick else (100, 1000)
     largest = {"nodes": 40, "keys": 32} if quick else {"nodes": 10_000, "keys": 1000, "bootstrap_refresh": False}
-    replayed = {"nodes": 24, "keys": 24, "duration_s": 30.0}
+    replayed = {"nodes": 40, "keys": 24, "duration_s": 30.0}
     return [
         *[Run(f"size {size}", "store", {"nodes": size, "keys": 32 if quick else 100}, seeds) for size in sizes],
         Run("replay", "churn", replayed, (7, 7)),
@@ -77,11 +77,19 @@ async def dht_rows(quick: bool, output: Output) -> list[Row]:
             output.note(f"{task.name}, seed {seed}")
             results[task.name][index] = await _simulated(task.scenario, {**task.options, "seed": seed}, index)
 
-    async with trio.open_nursery() as nursery:
-        for task in plan(quick):
-            results[task.name] = [{} for _ in task.seeds]
-            for index, seed in enumerate(task.seeds):
-                nursery.start_soon(run, task, index, seed)
+    try:
+        async with trio.open_nursery() as nursery:
+            for task in plan(quick):
+                results[task.name] = [{} for _ in task.seeds]
+                for index, seed in enumerate(task.seeds):
+                    nursery.start_soon(run, task, index, seed)
+    except BaseExceptionGroup as group:
+        failed = group.subgroup(BenchFailed)
+        while isinstance(failed, BaseExceptionGroup):
+            failed = failed.exceptions[0]
+        if failed is None:
+            raise
+        raise failed from None
     output.note("hosts on loopback")
     sockets = await socket_nodes(2, 3, 10, 4) if quick else await socket_nodes(4, 8, 10, 20)
     return [*_rows(results, quick), *_socket_rows(sockets)]
@@ -122,7 +130,7 @@ def _rows(results: Results, quick: bool) -> list[Row]:
     low = partial(_row, worst=min)
     high = partial(_row, worst=max)
     store, large = results["store"], results["large"]
-    label = "32 nodes, 64 keys" if quick else "1,024 nodes, 16,384 keys"
+    label = "48 nodes, 64 keys" if quick else "1,024 nodes, 16,384 keys"
     big = "40 nodes, 32 look-ups" if quick else "10,000 nodes, 1,000 look-ups"
     cost = ("hops", "requests", "p50_s", "p95_s", "round_trip_s", "failures")
     return [
