@@ -84,7 +84,7 @@ async def dht_rows(quick: bool, output: Output) -> list[Row]:
                 for index, seed in enumerate(task.seeds):
                     nursery.start_soon(run, task, index, seed)
     except BaseExceptionGroup as group:
-        failed = group.subgroup(BenchFailed)
+        failed: BaseException | None = group.subgroup(BenchFailed)
         while isinstance(failed, BaseExceptionGroup):
             failed = failed.exceptions[0]
         if failed is None:
