@@ -30,7 +30,17 @@ async def _tunnel(quick: bool, output: Output) -> list[Row]:
     return await tunnel_rows(quick, output)
 
 
-BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {"gateway": _gateway, "tunnel": _tunnel}
+async def _dht(quick: bool, output: Output) -> list[Row]:
+    from simulations.bench.dht import dht_rows
+
+    return await dht_rows(quick, output)
+
+
+BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {
+    "dht": _dht,
+    "gateway": _gateway,
+    "tunnel": _tunnel,
+}
 """What can be measured."""
 
 

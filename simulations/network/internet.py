@@ -1,0 +1,173 @@
+"""The network that virtual hosts share: who is where, what is broken, and one task that moves everything."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from simulations.determinism import EventLog
+from simulations.network.dialling import split_peer
+from simulations.network.host import VirtualHost
+from simulations.network.limits import KEEPALIVE_S
+from simulations.network.timeline import Timeline
+from simulations.network.world import Atlas, Place
+from transport.host import background
+from transport.host.bootstrap import keep_connected
+from transport.identity import Identity, PeerId
+
+EPOCH_S = 1_790_000_000.0
+"""Unix seconds when virtual time begins (September 2026)."""
+
+
+class VirtualNetwork:
+    """An internet in one process, in virtual time. Make one with :meth:`running`.
+
+    Everything random is drawn from ``rng``: with `simulations.determinism.run_seeded` one seed gives one run, and
+    :attr:`log` its hash.
+    """
+
+    def __init__(self, rng: random.Random, log: EventLog, jitter_s: float, loss: float) -> None:
+        self.rng = rng
+        self.log = log
+        self.atlas = Atlas(random.Random(rng.getrandbits(64)))  # noqa: S311  # a model, no secret
+        """Gives places to hosts."""
+        self.timeline = Timeline()
+        self.jitter_s = jitter_s
+        self.loss = loss
+        self.faulty = False
+        """Whether a path may be cut: from the first partition or crash on."""
+        self.messages = self.bytes = self.dials = self.failed_dials = 0
+        """Frames delivered, bytes delivered with their headers, dials, and dials that failed, so far."""
+        self.handler_failures: Counter[str] = Counter()
+        """Errors that stream handlers let out, by type, other than broken streams."""
+        self._numbers: dict[PeerId, int] = {}
+        self._places: dict[PeerId, Place] = {}
+        self._listeners: dict[tuple[str, int], VirtualHost] = {}
+        self._machines: dict[str, VirtualHost] = {}
+        self._sides: dict[int, int] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls, rng: random.Random, *, log: EventLog | None = None, jitter_s: float = 0.004, loss: float = 0.0
+    ) -> AsyncIterator[VirtualNetwork]:
+        """A network for the length of the block. Each way takes up to ``jitter_s`` longer, at random; a message is lost
+        with probability ``loss`` and retransmitted, later and later, until the connection breaks."""
+        network = cls(rng, log or EventLog(), jitter_s, loss)
+        async with background() as nursery:
+            nursery.start_soon(network.timeline.run)
+            yield network
+
+    @asynccontextmanager
+    async def open(
+        self,
+        identity: Identity,
+        place: Place | None = None,
+        *,
+        bootstrap: Sequence[str] = (),
+        rng: random.Random | None = None,
+    ) -> AsyncIterator[VirtualHost]:
+        """Run a host for the length of the block, at ``place``: by default where this identity was before, or anywhere.
+
+        ``bootstrap`` are multiaddrs that end in ``/p2p/ID``, kept connected as the real host does. Raises
+        ``ValueError`` when a host with this identity runs already.
+        """
+        targets = [(peer, addr) for addr in bootstrap for peer in (split_peer(addr),) if peer != identity.peer_id]
+        place = place or self._places.get(identity.peer_id) or self.atlas.place()
+        jitter = rng or random.Random(self.rng.getrandbits(64))  # noqa: S311  # of retries
+        async with background() as nursery:
+            host = self._add(identity, place, nursery)
+            for peer, addr in targets:
+                tell = partial(host.tell_unreachable, peer, addr)
+                nursery.start_soon(
+                    keep_connected, partial(host.connect, addr), partial(host.connected, peer), tell, jitter
+                )
+            try:
+                yield host
+            finally:
+                host.halt()
+
+    def _add(self, identity: Identity, place: Place, nursery: trio.Nursery) -> VirtualHost:
+        number = self._numbers.setdefault(identity.peer_id, len(self._numbers) + 1)
+        host = VirtualHost(self, identity, place, number, nursery)
+        for address in (place.ip4, place.ip6):
+            if address is None:
+                continue
+            before = self._listeners.get((address, place.port))
+            if before is not None and before.alive:
+                raise ValueError(f"a host runs at {address} port {place.port} already")
+        self._places[identity.peer_id] = place
+        for address in (place.ip4, place.ip6):
+            if address is not None:
+                self._listeners[address, place.port] = self._machines[address] = host
+        return host
+
+    # --- who is where -------------------------------------------------------------------------------------------------
+
+    def unix_time(self) -> float:
+        """Virtual time as Unix seconds, for what hosts must agree on."""
+        return EPOCH_S + trio.current_time()
+
+    def addrs_of(self, peer: PeerId) -> list[str]:
+        """Where a peer listens, or did when it last ran, for who needs an address to begin with."""
+        place = self._places.get(peer)
+        return [f"{addr}/p2p/{peer}" for addr in place.addrs()] if place is not None else []
+
+    def listener(self, address: str, port: int) -> VirtualHost | None:
+        """The host that is, or was last, at an address and port."""
+        return self._listeners.get((address, port))
+
+    def machine(self, address: str) -> VirtualHost | None:
+        """Any host at an address that is or was there last, unless it crashed."""
+        host = self._machines.get(address)
+        return None if host is None or host.crashed else host
+
+    def is_up(self, host: VirtualHost) -> bool:
+        """Whether a host runs where ``host`` is, or was."""
+        address = host.place.ip4 or host.place.ip6
+        assert address is not None
+        return self._listeners[address, host.place.port].alive
+
+    def count_failure(self, error: Exception) -> None:
+        """A stream handler let an error out."""
+        self.handler_failures[type(error).__name__] += 1
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def is_cut(self, one: VirtualHost, other: VirtualHost) -> bool:
+        """Whether nothing gets from one host to the other."""
+        return not one.alive or not other.alive or self.parted(one, other)
+
+    def parted(self, one: VirtualHost, other: VirtualHost) -> bool:
+        """Whether two hosts are on different sides of a partition."""
+        return bool(self._sides) and self._sides.get(one.number, 0) != self._sides.get(other.number, 0)
+
+    def split(self, *groups: Collection[PeerId]) -> None:
+        """Partition: hosts reach those of their own group only; those in no group are one group more.
+
+        Connections across stall, and break when what they send is not acknowledged, or the keep-alive is not.
+        """
+        self.faulty = True
+        self._sides = {self._numbers[peer]: side for side, group in enumerate(groups, 1) for peer in sorted(group)}
+        self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, self._sides)
+
+    def heal(self) -> None:
+        """End the partition; connections that still stand go on."""
+        self._sides = {}
+        for host in self._hosts():
+            for link in host.links():
+                link.heal()
+
+    def _probe_all(self, sides: dict[int, int]) -> None:
+        for host in self._hosts() if self._sides is sides else ():
+            for link in host.links():
+                link.probe()
+
+    def _hosts(self) -> list[VirtualHost]:
+        """Those that run, each once."""
+        return list(dict.fromkeys(host for host in self._listeners.values() if host.alive))

@@ -1,0 +1,66 @@
+"""Constants of the model, each with where it comes from. The bounds of a host are those of `transport.host.limits`."""
+
+from __future__ import annotations
+
+TICK_S = 0.002
+"""Messages arrive on whole ticks: those of one are delivered in one go, and a round trip of the
+internet is tens of them."""
+
+CONNECT_ROUND_TRIPS = 5.5
+"""From the first SYN to a multiplexed connection. Measured with the real host through a relay that delays each way by
+100 ms: TCP 1, two multistream negotiations, Noise XX; 5.58 with the work of both ends."""
+
+OPEN_ROUND_TRIPS = 1.0
+"""Opening a stream waits for the answer to its negotiation. Measured the same way: 1.02."""
+
+REFUSED_ROUND_TRIPS = 1.0
+"""A closed port answers the SYN with a reset."""
+
+STAGGER_S = 0.25
+"""Head start of each address over the next one (RFC 8305 §5), as in the real host."""
+
+FRAME_BYTES = 72
+"""Added to each message: TCP and IPv4 headers 40, Noise 18 (length and tag), yamux 12, the length prefix 2."""
+
+HANDSHAKE_BYTES = 900
+"""Both directions of a handshake together, counted once."""
+
+GOSSIP_OVERHEAD_BYTES = 220
+"""A gossipsub message beside its data: origin, sequence number, topic, signature, key."""
+
+IHAVE_ID_BYTES = 50
+"""A message id in IHAVE and IWANT."""
+
+KEEPALIVE_S = 30.0
+"""A silent connection whose other end is gone: KEEPALIVE_IDLE_S plus three probes of `transport.host.limits`."""
+
+RETRANSMIT_MIN_S = 0.2
+"""The least retransmission timeout of Linux (TCP_RTO_MIN)."""
+
+MAX_RETRANSMITS = 6
+"""Losses of one segment in a row before the model resets the connection; Linux tries longer, but its application
+does not wait."""
+
+NAT_MAPPING_S = 2 * 3600.0 + 240
+"""How long a NAT keeps the mapping of an idle TCP connection (RFC 5382 REQ-5)."""
+
+IDLE_WORKERS = 4
+"""Tasks that a host keeps for its next inbound streams; waking one costs a fifth of starting one."""
+
+TRIM_SHARE = 0.1
+"""Of its connections that a full host closes, those idle for longest first, to take new ones."""
+
+MAX_KNOWN_PEERS = 4096
+"""Peers whose addresses a host remembers."""
+
+GOSSIP_LAZY = 6
+"""Neighbours outside of the mesh told in each heartbeat what is held (D_lazy of the gossipsub v1.1 specification)."""
+
+GOSSIP_WINDOW, GOSSIP_HISTORY = 3, 5
+"""Heartbeats for which a message is offered, and held (mcache_gossip and mcache_len of the specification)."""
+
+PRUNE_BACKOFF_S = 60.0
+"""How long a pruned neighbour is not grafted again (specification, "Prune backoff")."""
+
+SEEN_S = 120.0
+"""How long message ids are remembered at least (seen_ttl of the specification)."""

@@ -1,0 +1,226 @@
+"""Message streams between virtual hosts: the rules of `transport.host.streams` without bytes in between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task
+
+from simulations.network.links import END, MESSAGE, RESET
+from transport.host.interface import StreamError
+from transport.host.limits import MAX_MESSAGE_BYTES, NEGOTIATE_S, STREAM_WINDOW_BYTES
+from transport.identity import PeerId
+
+if TYPE_CHECKING:
+    from simulations.network.links import Link
+
+
+class VirtualStream:
+    """One end of a stream. One task sends and one receives at a time.
+
+    A message that fits the window costs no switch of tasks to send, and none to receive when it is there.
+    """
+
+    __slots__ = (
+        "_acknowledged",
+        "_end",
+        "_inbox",
+        "_opened",
+        "_over",
+        "_peer",
+        "_reader",
+        "_unread",
+        "_writer",
+        "link",
+        "other",
+    )
+
+    def __init__(self, link: Link, peer: PeerId, *, opened: bool = False) -> None:
+        self.link = link
+        """Our end of the connection."""
+        self.other: VirtualStream | None = None
+        """The other end of the stream, once that side has it."""
+        self._peer = peer
+        self._opened = opened
+        # (length of the whole message, bytes that came with this entry, the message with its last bytes)
+        self._inbox: list[tuple[int, int, bytes | None]] = []  # rarely more than one; a deque takes 600 bytes
+        self._reader: Task | None = None
+        self._writer: Task | None = None
+        self._unread = 0  # bytes sent that the other side has not said it read
+        self._acknowledged = 0  # bytes read that we have not said we read
+        self._over = False
+        self._end = ""
+        link.streams[self] = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The authenticated peer at the other end."""
+        return self._peer
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    async def wait_opened(self) -> None:
+        """Wait for the answer to the negotiation. Raises :class:`StreamError` when it is no, or does not come."""
+        self._reader = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+        if not self._opened:
+            raise StreamError(self._end)
+
+    def answered(self, refusal: str) -> None:
+        """The other side's answer: empty, or why not."""
+        if self._over or self._end:
+            return
+        if refusal:
+            self.fail(refusal)
+        else:
+            self._opened = True
+            self._wake_reader()
+
+    def give_up(self) -> None:
+        """The time for an answer is over."""
+        self.fail(f"{self._peer} did not answer the negotiation in {NEGOTIATE_S:.0f} s")
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    async def send(self, message: bytes) -> None:
+        """Send one message. Raises :class:`StreamError`. Cancellation resets the stream."""
+        size = len(message)
+        if size > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message of {size} bytes, where at most {MAX_MESSAGE_BYTES} are allowed")
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._check_writable()
+            left = size
+            while self._unread + left > STREAM_WINDOW_BYTES:
+                if room := STREAM_WINDOW_BYTES - self._unread:
+                    left -= room
+                    self._pass_on(size, room, None)
+                self._writer = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_write)
+                self._check_writable()
+        except trio.Cancelled:
+            self._break()
+            raise
+        self._pass_on(size, left, bytes(message))
+
+    def _check_writable(self) -> None:
+        if self._over:
+            raise StreamError(f"the stream to {self._peer} is closed")
+        if self._end and self._end != _ENDED:
+            raise StreamError(f"the stream to {self._peer} broke: {self._end}")
+
+    def _pass_on(self, total: int, size: int, message: bytes | None) -> None:
+        self._unread += size
+        other = self.other
+        assert other is not None
+        self.link.send(MESSAGE, message or b"", size, other._take, (total, size, message))
+
+    def _abort_write(self, _: RaiseCancelT) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    def _credit(self, size: int) -> None:
+        self._unread -= size
+        if self._writer is not None:
+            task, self._writer = self._writer, None
+            trio.lowlevel.reschedule(task)
+
+    # --- receiving ----------------------------------------------------------------------------------------------------
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Receive one message of at most ``max_bytes``. Raises :class:`StreamError` at the end of the stream, on reset
+        and on a longer message (the stream is then reset). Cancellation loses nothing."""
+        inbox = self._inbox
+        while True:
+            if self._over:
+                raise StreamError(f"the stream to {self._peer} is closed")
+            if inbox:
+                total, size, message = inbox[0]
+                if total > max_bytes:
+                    self._break()
+                    raise StreamError(
+                        f"{self._peer} sent a message of {total} bytes, where at most {max_bytes} are allowed"
+                    )
+                del inbox[0]
+                self._read(size)
+                if message is not None:
+                    return message
+                continue
+            if self._end:
+                raise StreamError(f"the stream to {self._peer} ended: {self._end}")
+            self._reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+
+    def _abort_read(self, _: RaiseCancelT) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None:
+            task, self._reader = self._reader, None
+            trio.lowlevel.reschedule(task)
+
+    def _take(self, entry: tuple[int, int, bytes | None]) -> None:
+        if self._over:
+            self._read(entry[1])  # nobody will; the window must not fill up with it
+        elif not self._end:
+            self._inbox.append(entry)
+            self._wake_reader()
+
+    def _read(self, size: int) -> None:
+        """Return credit in halves of the window, as the real host does."""
+        self._acknowledged += size
+        if 2 * self._acknowledged >= STREAM_WINDOW_BYTES:
+            credit, self._acknowledged = self._acknowledged, 0
+            if self.link.is_open and self.other is not None:
+                self.link.send(MESSAGE, b"", 0, self.other._credit, credit)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close cleanly; idempotent; never raises."""
+        if self._retire() and self.other is not None:
+            self.link.send(END, b"", 0, self.other._finish, _ENDED)
+
+    async def reset(self) -> None:
+        """Abort in both directions; idempotent; never raises."""
+        self._break()
+
+    def _break(self) -> None:
+        if self._retire():
+            self.link.send(RESET, b"", 0, _reset_other_end, self)
+
+    def _retire(self) -> bool:
+        """Be done with the stream here; whether the other side does not know yet."""
+        if self._over:
+            return False
+        self._over = True
+        self._inbox.clear()
+        self.link.streams.pop(self, None)
+        self._wake_reader()
+        self._credit(0)
+        return self.link.is_open and not self._end
+
+    def _finish(self, reason: str) -> None:
+        """The other side says nothing more: what is here can still be read."""
+        if not self._over and not self._end:
+            self._end = reason
+            self._wake_reader()
+
+    def fail(self, reason: str) -> None:
+        """The stream broke: what was not read is lost."""
+        if not self._over:
+            self._end = reason
+            self._inbox.clear()
+            self._wake_reader()
+            self._credit(0)
+
+
+def _reset_other_end(stream: VirtualStream) -> None:
+    if stream.other is not None:  # None: it was reset before its opening was answered
+        stream.other.fail(_RESET)
+
+
+_ENDED = "the other side closed it"
+_RESET = "the other side reset it"
