@@ -21,8 +21,8 @@ MAX_SOFTWARE_CHARS = 32
 MAX_ADDRS = 4
 """Addresses of each kind: IPv4 and IPv6, of two networks."""
 
-MAX_ADDR_CHARS = 128
-"""One address; a multiaddr with a DNS name and a peer id has about 110."""
+MAX_ADDR_CHARS = 200
+"""One address; one through a relay, with two peer ids, over IPv6 has up to 190."""
 
 MAX_UNITS = 6
 """Entries of a price map: there are six units."""

@@ -67,6 +67,17 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
         output.line(f"tunnel        {' '.join(state['tunnel_addrs'])}")
     output.line(f"wallet        {state['wallet']}  {state['network']}")
     _discovery(output, state["peers"], state["discovery"])
+    output.table(
+        "Tunnels", ["peer", "path", "handshake", "round trip", "sent", "received", "streams"],
+        [
+            (
+                short(t["peer_id"]), t["path"], t["pattern"], "–" if t["rtt_ms"] is None else f"{t['rtt_ms']} ms",
+                _rate(t["sent_bytes_per_s"]), _rate(t["received_bytes_per_s"]), t["streams"],
+            )
+            for t in state["tunnels"]
+        ],
+        empty="no tunnels open",
+    )  # fmt: skip
     if "selling" not in state:
         return
     rows = [
@@ -77,6 +88,11 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
     money = state["money"]
     output.line(f"earned {ton(money['earned_nanoton'])}, of it claimed on chain {ton(money['claimed_nanoton'])}, "
                 f"served and not yet paid {ton(money['at_risk_nanoton'])}")  # fmt: skip
+
+
+def _rate(bytes_per_s: float) -> str:
+    """Kilobytes a second over the last seconds, which is what tokens make; megabytes for tensors."""
+    return f"{bytes_per_s / 1e6:.1f} MB/s" if bytes_per_s >= 1e6 else f"{bytes_per_s / 1e3:.1f} kB/s"
 
 
 def _discovery(output: Output, peers: int, state: dict[str, Any]) -> None:

@@ -339,6 +339,7 @@ class ClientNode:
             "wallet": self.chain.account.wallet.friendly_address(),
             "network": self.chain.network,
             "peers": len(self.host.peers()),
+            "tunnels": views.tunnels(self.links.tunnels()),
             "discovery": self.discovery.state(),
         }
 

@@ -18,16 +18,12 @@ from overlay.errors import ProviderGone
 from overlay.events import EventLog
 from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, load_payer_channel, open_job_client
 from overlay.market import AgreementBody
+from overlay.node.reaching import reach
 from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
-from transport.tunnel import Tunnel, TunnelEndpoint, TunnelError, dial
-
-_LOOPBACK = "/ip4/127."
-
-DIAL_S = 5.0
-"""For one address: a provider behind a dead one has others."""
+from transport.tunnel import Tunnel, TunnelEndpoint, TunnelStats
 
 SETTLE_UP_S = 10.0
 """How long leaving waits for the last voucher to be acknowledged."""
@@ -102,6 +98,10 @@ class Links:
         link.scope.cancel()
         self._machines.pop(link.record.channel, None)
 
+    def tunnels(self) -> list[TunnelStats]:
+        """What the tunnels in use have done so far."""
+        return [link.tunnel.stats() for link in self._links.values() if link.works]
+
     async def settle_up(self) -> None:
         """Pay every provider what is owed, to the last nanoTON: before leaving."""
         with trio.move_on_after(SETTLE_UP_S):
@@ -129,7 +129,7 @@ class Links:
         task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run one link until its tunnel closes. Errors before it works go to whoever asked for it."""
-        tunnel, addr = await self._dial(peer, record)
+        tunnel, addr = await reach(self.host, self.endpoint, peer, record)
         with trio.CancelScope() as scope:
             async with (
                 tunnel,
@@ -152,25 +152,6 @@ class Links:
                     stream.reset(reason="a client serves nothing")
         if tunnel.closed is not None and not tunnel.closed.clean:
             self.log.warning("tunnel_lost", f"the tunnel to …{peer[-8:]} broke: {tunnel.closed.reason}", provider=peer)
-
-    async def _dial(self, peer: PeerId, record: CapacityRecord) -> tuple[Tunnel, str]:
-        failures = []
-        for addr in [*self._near(peer, record), *record.tunnel_addrs]:
-            try:
-                tunnel = await dial(self.endpoint, addr, peer, static_key=record.noise_key, deadline_s=DIAL_S)
-            except TunnelError as error:
-                failures.append(str(error))
-            else:
-                return tunnel, addr
-        reason = "; ".join(failures) or "it published no tunnel address"
-        raise ProviderGone(f"no tunnel to the provider …{peer[-8:]}: {reason}")
-
-    def _near(self, peer: PeerId, record: CapacityRecord) -> list[str]:
-        """Loopback first for a provider that the control plane reaches by loopback: it runs on this machine, and its
-        published address may be one that routers do not lead back."""
-        here = any(p.peer_id == peer and p.addr.startswith(_LOOPBACK) for p in self.host.peers())
-        ports = [addr.rpartition("/tcp/")[2] for addr in record.tunnel_addrs if not addr.startswith(_LOOPBACK)]
-        return [f"{_LOOPBACK}0.0.1/tcp/{port}" for port in dict.fromkeys(ports)] if here else []
 
     async def _machine(self, record: ChannelRecord) -> PayerChannel:
         machine = self._machines.get(record.channel)

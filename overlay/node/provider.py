@@ -52,6 +52,7 @@ from overlay.market import (
 from overlay.node import views
 from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.engines import make_engines, served_tasks
+from overlay.node.reaching import carry_tunnels
 from overlay.node.upkeep import JobTally, clean_ledger, settle_memory
 from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
@@ -213,7 +214,7 @@ class ProviderNode:
             "wallet": self.chain.account.wallet.friendly_address(),
             "network": self.chain.network,
             "peers": len(self.host.peers()),
-            "tunnels": len(self.listener.tunnels),
+            "tunnels": views.tunnels(tunnel.stats() for tunnel in self.listener.tunnels),
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
             "money": await views.earnings(self.ledger),
             "discovery": self.discovery.state(),
@@ -344,6 +345,7 @@ async def open_provider(
         listener = await enter(
             _open_listener(config, TunnelEndpoint.of(identity, subnet=subnet.id, psk=subnet.tunnel_psk), jobs)
         )
+        carry_tunnels(host, subnet.id, listener)
         node = ProviderNode(
             identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery
         )

@@ -20,6 +20,7 @@ from overlay.node.discovery import Discovery
 from overlay.settlement import ChannelTerms
 from overlay.settlement.chain import TxResult
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, Store
+from transport.tunnel import TunnelStats
 
 _WILDCARD = "/ip4/0.0.0.0/"
 
@@ -47,6 +48,26 @@ def selling(
             }
         )
     return rows
+
+
+def tunnels(stats: Iterable[TunnelStats]) -> list[dict[str, Any]]:
+    """The tunnels of a node, the busiest first."""
+    rows = [
+        {
+            "peer_id": one.peer_id,
+            "path": "relayed" if one.relayed else "direct",
+            "pattern": one.pattern,
+            "rtt_ms": None if one.rtt_ms is None else round(one.rtt_ms, 2),
+            "sent_bytes_per_s": round(one.sent_bytes_per_s),
+            "received_bytes_per_s": round(one.received_bytes_per_s),
+            "sent_bytes": one.bytes_sent,
+            "received_bytes": one.bytes_received,
+            "streams": one.streams,
+            "padded": one.padded,
+        }
+        for one in stats
+    ]
+    return sorted(rows, key=lambda row: (-row["sent_bytes_per_s"] - row["received_bytes_per_s"], row["peer_id"]))
 
 
 def peers(discovery: Discovery) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class HostStreamLink:
         self._ended = False
         self._closed = False
         self.relayed = relayed
-        self.remote = stream.peer_id
+        self.remote: str = stream.peer_id
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Nothing can be sent without waiting."""

@@ -269,7 +269,7 @@ class RecordOpener:
         return False
 
     def feed(self, sink: PlainSink, plain: bytes) -> bool:
-        """Hand an opened record to ``sink``, change the key if it ends in REKEY; says what :meth:`PlainSink.feed` does."""
+        """Hand an opened record to ``sink``, change the key behind a REKEY; says what :meth:`PlainSink.feed` does."""
         pause = sink.feed(plain)
         if sink.rekey:
             sink.rekey = False

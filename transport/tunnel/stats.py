@@ -9,7 +9,8 @@ from transport.identity import PeerId
 
 @dataclass(frozen=True)
 class TunnelStats:
-    """A tunnel at one moment. Bytes are those on the wire; ``rtt_ms`` is None until the first pong."""
+    """A tunnel at one moment. Bytes are those on the wire; ``rtt_ms`` is None until the first pong; the rates are those
+    of the last five seconds or so."""
 
     peer_id: PeerId
     pattern: str
@@ -20,5 +21,7 @@ class TunnelStats:
     bytes_sent: int
     bytes_received: int
     rtt_ms: float | None
+    sent_bytes_per_s: float
+    received_bytes_per_s: float
     streams: int
     padded: bool = False

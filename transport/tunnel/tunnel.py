@@ -97,6 +97,7 @@ class Tunnel:
         self._heard = False
         self._bytes_sent = 0
         self._bytes_received = 0
+        self._rates = (0.0, 0.0)
         self._rtt_s: float | None = None
         self._pings: dict[int, float] = {}
         self._next_ping = 0
@@ -127,6 +128,8 @@ class Tunnel:
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
             rtt_ms=None if self._rtt_s is None else self._rtt_s * 1000,
+            sent_bytes_per_s=self._rates[0],
+            received_bytes_per_s=self._rates[1],
             streams=len(self._mux.streams),
             padded=self._padded,
         )
@@ -641,13 +644,17 @@ class Tunnel:
     async def _keep_time(self) -> None:
         """Until the tunnel is over: ping the peer, notice a dead one and one that does not read, rekey at times."""
         now = trio.current_time()
-        heard_at = pinged_at = moved_at = rekeyed_at = now
+        heard_at = pinged_at = moved_at = rekeyed_at = looked_at = now
+        sent, received = self._bytes_sent, self._bytes_received
         batches = -1
         while self._closed is None:
             with trio.move_on_after(_TICK_SECONDS):
                 await self._over.wait()
                 return
             now = trio.current_time()
+            elapsed_s = max(now - looked_at, 1e-9)
+            self._rates = (self._bytes_sent - sent) / elapsed_s, (self._bytes_received - received) / elapsed_s
+            looked_at, sent, received = now, self._bytes_sent, self._bytes_received
             if self._heard:
                 self._heard, heard_at = False, now
             if self._unsent is None or self._batches != batches:
