@@ -116,8 +116,12 @@ QUORUM = 5
 are not enough, and one network has two places among the k."""
 
 # --- time -----------------------------------------------------------------------------------------------------------
+OPEN_S = 3.0
+"""How long a stream to a peer may take to open, connecting included: six or seven round trips with a far peer, and what
+was given up before it ended is a dial lost."""
+
 FIRST_TIMEOUT_S, MIN_TIMEOUT_S, MAX_TIMEOUT_S = 5.0, 1.0, 10.0
-"""How long one request may take, connecting included: at first, and the bounds of what is learnt from answers."""
+"""How long a reply may take on an open stream: at first, and the bounds of what is learnt from replies."""
 
 SLOW_S = 1.0
 """A request in flight for longer no longer holds its place among the alpha."""

@@ -16,6 +16,7 @@ from dht.kad.limits import (
     MAX_SESSION_STREAMS,
     MAX_TIMEOUT_S,
     MIN_TIMEOUT_S,
+    OPEN_S,
     OUTAGE_FAILURES,
 )
 from dht.kad.messages import Message, MessageType, parse_message
@@ -47,7 +48,7 @@ class AnswerTimes:
 
     @property
     def timeout_s(self) -> float:
-        """Seconds that the next request gets, connecting included."""
+        """Seconds that the next reply gets."""
         if not self._mean or self.missed_in_row >= OUTAGE_FAILURES:
             return FIRST_TIMEOUT_S
         return min(max(self._mean + 4 * self._deviation, MIN_TIMEOUT_S), MAX_TIMEOUT_S)
@@ -114,12 +115,11 @@ class Session:
         """Send a request of ``kind`` and return its reply.
 
         Raises :class:`NoAnswer`, or :class:`BadMessage` when the reply breaks the protocol."""
-        started = trio.current_time()
         self._wire.begin(peer.peer_id)
-        reply: Message | None = None
+        answer: tuple[Message, float] | None = None
         try:
-            with trio.CancelScope(deadline=started + self._times.timeout_s):  # fail_after costs twice as much
-                reply = await self._exchange(peer, request)
+            with trio.CancelScope(deadline=trio.current_time() + OPEN_S) as scope:  # fail_after costs twice as much
+                answer = await self._exchange(peer, request, scope)
         except DialError as error:
             self._times.missed()
             raise NoAnswer(str(error)) from error
@@ -127,10 +127,11 @@ class Session:
             raise NoAnswer(str(error)) from error
         finally:
             self._wire.end(peer.peer_id)
-        if reply is None:
+        if answer is None:
             self._times.missed()
             raise NoAnswer(f"{peer.peer_id} did not answer in time")
-        self._times.answered(trio.current_time() - started)
+        reply, took_s = answer
+        self._times.answered(took_s)
         if reply.type is not kind:
             raise BadMessage(f"a reply of type {reply.type.name} to {kind.name}")
         return reply
@@ -138,7 +139,7 @@ class Session:
     async def tell(self, peer: Contact, message: bytes) -> None:
         """Send a message that has no reply. Raises :class:`NoAnswer` if it could not be sent."""
         try:
-            with trio.fail_after(self._times.timeout_s):
+            with trio.fail_after(OPEN_S + self._times.timeout_s):
                 stream = self._idle.pop(peer.peer_id, None) or await self._opened(peer)
                 try:
                     await stream.send(message)
@@ -149,13 +150,15 @@ class Session:
         except (trio.TooSlowError, HostError) as error:
             raise NoAnswer(f"{peer.peer_id} could not be told: {error}") from error
 
-    async def _exchange(self, peer: Contact, request: bytes) -> Message:
+    async def _exchange(self, peer: Contact, request: bytes, scope: trio.CancelScope) -> tuple[Message, float]:
+        """A reply, and how long it took once there was a stream; from then on its deadline is that of replies."""
         if (kept := self._idle.pop(peer.peer_id, None)) is not None:
             try:
-                return await self._on(kept, request)
+                return await self._on(kept, request, scope)
             except StreamError:
                 pass  # others close a stream after its reply, as they may
-        return await self._on(await self._opened(peer), request)
+            scope.deadline = trio.current_time() + OPEN_S
+        return await self._on(await self._opened(peer), request, scope)
 
     async def _opened(self, peer: Contact) -> HostStream:
         try:
@@ -163,7 +166,9 @@ class Session:
         except StreamError as error:
             raise NoAnswer(str(error), refused=True) from error
 
-    async def _on(self, stream: HostStream, request: bytes) -> Message:
+    async def _on(self, stream: HostStream, request: bytes, scope: trio.CancelScope) -> tuple[Message, float]:
+        began = trio.current_time()
+        scope.deadline = began + self._times.timeout_s
         try:
             await stream.send(request)
             reply = parse_message(await stream.receive(MAX_REPLY_BYTES))
@@ -174,7 +179,7 @@ class Session:
             self._idle[stream.peer_id] = stream
         else:
             await stream.aclose()
-        return reply
+        return reply, trio.current_time() - began
 
 
 async def _reset(stream: HostStream) -> None:
