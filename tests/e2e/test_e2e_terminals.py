@@ -144,8 +144,11 @@ def test_leaving_a_channel_alone_starts_a_refund_and_says_when_it_can_be_finishe
     assert said.code == 0, said.err
     assert said.json[0]["action"] == "refund started"
     again = town.cocoon("channel", "exit", channel)
-    assert again.code == 5
-    assert "by the same command" in again.error
+    if again.code == 0:  # the provider, which looks every 15 s, looked in between: it claimed its due and closed
+        assert "the provider had closed" in again.out
+    else:
+        assert again.code == 5
+        assert "by the same command" in again.error
 
 
 def test_nodes_leave_on_sigterm_with_exit_code_zero(home):
