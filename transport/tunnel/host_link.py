@@ -18,6 +18,7 @@ from transport.tunnel.links import WOULD_BLOCK
 class HostStreamLink:
     """A :class:`~transport.tunnel.Link` over a host stream. ``relayed`` says whether a third party carries it."""
 
+    paced = False
     pausable = False
 
     def __init__(self, stream: HostStream, *, relayed: bool = True) -> None:

@@ -24,6 +24,10 @@ class Link(Protocol):
 
     relayed: bool
     remote: str
+    paced: bool
+    """Whether the kernel spreads what it is given over time (BBR): then it is given a batch in halves, and sends the
+    first while the second is sealed. Over loopback that makes a quarter more; without pacing it only costs a call."""
+
     pausable: bool
     """Whether :meth:`wait_receivable` can be cancelled without losing a byte."""
 
@@ -91,6 +95,7 @@ class SocketLink:
 
     def __init__(self, sock: socket.socket, spin_seconds: float = 0.0) -> None:
         self._spin_s = spin_seconds
+        self.paced = _paced(sock)
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -174,9 +179,17 @@ class SocketLink:
             self._sock.close()
 
 
+def _paced(sock: socket.socket) -> bool:
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).startswith(b"bbr")
+    except OSError:  # no TCP socket
+        return False
+
+
 class StreamLink:
     """Any trio stream. ``relayed`` says whether a third party carries it."""
 
+    paced = False
     pausable = False  # trio promises nothing of the kind for streams in general
 
     def __init__(self, stream: trio.abc.Stream, *, relayed: bool = False, remote: str = "") -> None:

@@ -8,7 +8,7 @@ preallocated buffer and leave in one send; arriving bytes land in one ring and a
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Protocol
 
@@ -110,10 +110,11 @@ class RecordSealer:
         """Change the key; only between batches, after the record that told the peer so has been sealed."""
         self._key.rekey()
 
-    def seal(self, pieces: Sequence[Piece]) -> Piece:
+    def seal(self, pieces: Sequence[Piece], early: Callable[[memoryview], None] | None = None) -> Piece:
         """Seal at most ``BATCH_PLAIN`` bytes and return the wire bytes, valid until the next call.
 
-        Runs of small pieces are joined into common records; large pieces are read from where they lie.
+        Runs of small pieces are joined into common records; large pieces are read from where they lie. ``early`` is
+        called with the first half of a full batch as soon as that is sealed.
         """
         if len(pieces) <= _FEW and (size := sum(map(len, pieces))) <= MAX_SMALL:
             key = self._key
@@ -133,12 +134,12 @@ class RecordSealer:
                     self._seal(joined, first)
                 else:
                     offset = self._seal(joined, offset)
-            offset = self._seal_slots(piece) if offset == _LEAD_BYTES else self._seal(piece, offset)
+            offset = self._seal_slots(piece, first, early) if offset == _LEAD_BYTES else self._seal(piece, offset)
         if small:
             offset = self._seal(b"".join(small), offset)
         return self._buffer[first:offset]
 
-    def _seal_slots(self, plain: Piece) -> int:
+    def _seal_slots(self, plain: Piece, first: int, early: Callable[[memoryview], None] | None) -> int:
         """:meth:`_seal` at the end of the lead."""
         key, view = self._key, memoryview(plain)
         encrypt_into, nonce, counter, pack = key.aead.encrypt_into, key.nonce, key.counter, _NONCE_COUNTER.pack_into
@@ -150,13 +151,18 @@ class RecordSealer:
             mark = _LEAD_BYTES + index * MAX_RECORD
             self._buffer[mark : mark + LENGTH_BYTES] = _FULL_LENGTH
         self._marked = max(self._marked, full)
+        half = BATCH_RECORDS // 2 if early is not None and full >= BATCH_RECORDS - 2 else 0
         start = 0
-        for slot in self._slots[:full]:
-            pack(nonce, 4, counter)
-            stop = start + MAX_RECORD_PLAIN
-            encrypt_into(nonce, view[start:stop], None, slot)
-            counter += 1
-            start = stop
+        for slots in (self._slots[:half], self._slots[half:full]):
+            for slot in slots:
+                pack(nonce, 4, counter)
+                stop = start + MAX_RECORD_PLAIN
+                encrypt_into(nonce, view[start:stop], None, slot)
+                counter += 1
+                start = stop
+            if half and early is not None:
+                early(self._buffer[first : _LEAD_BYTES + half * MAX_RECORD])
+                half = 0
         key.used(full, start)
         offset = _LEAD_BYTES + full * MAX_RECORD
         return self._seal(view[start:], offset) if start < len(view) else offset

@@ -73,6 +73,7 @@ class Tunnel:
         self._nursery: AbstractAsyncContextManager[trio.Nursery, bool | None]
         # Sending: wire bytes of the batch that is under way, and the writer when it is idle.
         self._unsent: Piece | None = None
+        self._early = 0
         self._idle_writer: trio.lowlevel.Task | None = None
         self._batches = 0
         self._timed = False
@@ -302,7 +303,10 @@ class Tunnel:
         elif pieces := out.take():
             if self._padded:
                 pad(pieces)
-            self._unsent = self._sealer.seal(pieces)
+            self._early = 0
+            wire = self._sealer.seal(pieces, self._send_early if self._link.paced else None)
+            self._unsent = wire[self._early :] if self._early else wire
+            self._bytes_sent += self._early
             if out.writable:
                 self._after_core()
             if self._crowd:
@@ -319,6 +323,10 @@ class Tunnel:
         if self._timed:
             self._filled_at = trio.current_time()
         return True
+
+    def _send_early(self, data: memoryview) -> None:
+        """The first half of a batch, as far as the socket takes it, before the second is sealed. Raises ``OSError``."""
+        self._early = self._link.send_now(data)
 
     def send_single(self, core: StreamCore, body: bytes) -> bool:
         """Send one small message at once if nothing else waits to leave: nearly every token. False: nothing done."""
