@@ -25,8 +25,8 @@ class Link(Protocol):
     relayed: bool
     remote: str
     paced: bool
-    """Whether the kernel spreads what it is given over time (BBR): then it is given a batch in halves, and sends the
-    first while the second is sealed. Over loopback that makes a quarter more; without pacing it only costs a call."""
+    """Whether the kernel spreads what it is given over time (BBR): then it is given a batch in two parts, and sends
+    the first while the second is sealed (limits.EARLY_RECORDS)."""
 
     pausable: bool
     """Whether :meth:`wait_receivable` can be cancelled without losing a byte."""

@@ -20,6 +20,7 @@ from transport.tunnel.limits import (
     BATCH_PLAIN,
     BATCH_RECORDS,
     DIRECT_BYTES,
+    EARLY_RECORDS,
     MAX_RECORD_PLAIN,
     MAX_SMALL,
     REKEY_BYTES,
@@ -114,7 +115,7 @@ class RecordSealer:
         """Seal at most ``BATCH_PLAIN`` bytes and return the wire bytes, valid until the next call.
 
         Runs of small pieces are joined into common records; large pieces are read from where they lie. ``early`` is
-        called with the first half of a full batch as soon as that is sealed.
+        called with the first part of a full batch as soon as that is sealed.
         """
         if len(pieces) <= _FEW and (size := sum(map(len, pieces))) <= MAX_SMALL:
             key = self._key
@@ -151,18 +152,18 @@ class RecordSealer:
             mark = _LEAD_BYTES + index * MAX_RECORD
             self._buffer[mark : mark + LENGTH_BYTES] = _FULL_LENGTH
         self._marked = max(self._marked, full)
-        half = BATCH_RECORDS // 2 if early is not None and full >= BATCH_RECORDS - 2 else 0
+        head = EARLY_RECORDS if early is not None and full >= BATCH_RECORDS - 2 else 0
         start = 0
-        for slots in (self._slots[:half], self._slots[half:full]):
+        for slots in (self._slots[:head], self._slots[head:full]):
             for slot in slots:
                 pack(nonce, 4, counter)
                 stop = start + MAX_RECORD_PLAIN
                 encrypt_into(nonce, view[start:stop], None, slot)
                 counter += 1
                 start = stop
-            if half and early is not None:
-                early(self._buffer[first : _LEAD_BYTES + half * MAX_RECORD])
-                half = 0
+            if head and early is not None:
+                early(self._buffer[first : _LEAD_BYTES + head * MAX_RECORD])
+                head = 0
         key.used(full, start)
         offset = _LEAD_BYTES + full * MAX_RECORD
         return self._seal(view[start:], offset) if start < len(view) else offset

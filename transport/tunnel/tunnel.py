@@ -325,7 +325,7 @@ class Tunnel:
         return True
 
     def _send_early(self, data: memoryview) -> None:
-        """The first half of a batch, as far as the socket takes it, before the second is sealed. Raises ``OSError``."""
+        """The first part of a batch, as far as the socket takes it, before the second is sealed. Raises ``OSError``."""
         self._early = self._link.send_now(data)
 
     def send_single(self, core: StreamCore, body: bytes) -> bool:
