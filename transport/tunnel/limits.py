@@ -17,8 +17,8 @@ BATCH_RECORDS = 17
 """Records sealed before one send: a message of 1 MiB and its header. More gains nothing and lets tokens wait."""
 
 EARLY_RECORDS = 11
-"""Where the kernel paces (BBR), so many records of a full batch leave before the rest is sealed: 8 to 12 gained 30 % over
-loopback with BBR, 4 nothing; with cubic it costs 5 %."""
+"""Where the kernel paces (BBR), so many records of a full batch leave before the rest is sealed: 8 to 12 gained 30 %
+over loopback with BBR; with cubic it costs 5 %."""
 
 BATCH_PLAIN = BATCH_RECORDS * MAX_RECORD_PLAIN
 """Plaintext bytes in one batch: also the largest stall of a small message behind a bulk one."""
