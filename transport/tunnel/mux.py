@@ -193,9 +193,12 @@ class Mux:
             self._pool -= more
         room = stream.allowance(self._most_lent) - stream.held
         cost = stream.message_cost
-        if 0 < 2 * cost <= room and stream.announced >= stream.expected:
-            # Credit for whole messages like the last: with a rest of some more, each next would come in two parts.
-            room -= room % cost
+        if 0 < 2 * cost <= stream.window:
+            # Credit for what is to come of this message, and for whole ones like it: with a rest of some more, each next
+            # one would come in two parts.
+            rest = stream.expected - stream.announced + FRAME_COST if stream.announced < stream.expected else 0
+            if room >= rest + cost:
+                room -= (room - rest) % cost
         amount = room - stream.outstanding
         if amount <= 0:
             return 0
@@ -405,7 +408,8 @@ class Mux:
             if total > MAX_MESSAGE:
                 raise ProtocolViolation(f"a message of {total} bytes")
             stream.expected, stream.announced, stream.got, stream.charged = total, 0, 0, 0
-            stream.message_cost = cost if size == total else 0
+            whole = total + _TOTAL_BYTES
+            stream.message_cost = whole + FRAME_COST if whole <= MAX_FRAME else 0
             if stream.waiting and total > stream.limit:
                 stream.too_large = total
                 self._wake(stream)

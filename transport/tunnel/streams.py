@@ -104,7 +104,7 @@ class StreamCore:
         self.announced = 0
         self.got = 0
         self.charged = 0
-        self.message_cost = 0  # credit that the last such message took, if it came in one frame
+        self.message_cost = 0  # credit that the last such message takes in one frame; 0 if it does not fit into one
         self.assembly = bytearray()
         self.sink: memoryview | None = None
         self.sink_done = -1

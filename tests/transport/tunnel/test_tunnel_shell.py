@@ -23,6 +23,7 @@ from transport.tunnel import (
     StreamEnded,
     StreamLink,
     StreamReset,
+    Tuning,
     Tunnel,
     TunnelClosed,
     TunnelDialError,
@@ -68,10 +69,13 @@ async def echo(tunnel: Tunnel) -> None:
 
 
 @asynccontextmanager
-async def connected(handler: TunnelHandler = echo) -> AsyncIterator[tuple[Tunnel, TunnelListener]]:
+async def connected(
+    handler: TunnelHandler = echo, tuning: Tuning | None = None
+) -> AsyncIterator[tuple[Tunnel, TunnelListener]]:
+    tuning = tuning or Tuning()
     async with (
-        open_tunnel_listener(BOB, "127.0.0.1", 0, handler) as listener,
-        await dial(ALICE, listener.addrs[0], BOB.peer_id, static_key=BOB.static_key.public) as tunnel,
+        open_tunnel_listener(BOB, "127.0.0.1", 0, handler, tuning=tuning) as listener,
+        await dial(ALICE, listener.addrs[0], BOB.peer_id, static_key=BOB.static_key.public, tuning=tuning) as tunnel,
     ):
         yield tunnel, listener
 
@@ -112,6 +116,62 @@ async def test_messages_of_all_sizes_come_back_in_order() -> None:
         with pytest.raises(StreamEnded):
             await stream.receive_message(1)
         assert await stream.receive_messages() == []
+
+
+@pytest.mark.parametrize("paced", [False, True], ids=["whole", "in two parts"])
+@pytest.mark.parametrize("buffer_bytes", [None, 32_768], ids=["the system's buffers", "small buffers"])
+async def test_batches_arrive_whole_however_the_socket_takes_them(paced: bool, buffer_bytes: int | None) -> None:
+    bodies = [random.Random(size).randbytes(size) for size in (1 << 20, 1_200_000, 3_000_000, 5, 1 << 20)]
+    taken: list[int] = []
+
+    async with connected(tuning=Tuning(buffer_bytes=buffer_bytes)) as (tunnel, _), tunnel.open_stream() as stream:
+        tunnel._link.paced = paced
+        early = tunnel._send_early
+
+        def watched(data: memoryview) -> None:
+            early(data)
+            taken.append(tunnel._early)
+
+        tunnel._send_early = watched  # type: ignore[method-assign]  # looked at, not replaced
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for body in bodies * 3:
+                    await stream.send_message(body)
+
+            nursery.start_soon(send)
+            buffer = bytearray(3_000_000)
+            for body in bodies * 3:
+                assert await stream.receive_message_into(buffer) == len(body)
+                assert buffer[: len(body)] == body
+    assert bool(taken) is paced
+
+
+async def test_messages_of_one_size_come_in_one_part_each() -> None:
+    """Credit is granted in whole messages: a rest of some more would cut each next message in two."""
+    kinds: list[int] = []
+    count, size = 60, 1 << 20
+    async with connected() as (tunnel, _), tunnel.open_stream() as stream, trio.open_nursery() as nursery:
+        take = tunnel._mux.out.take
+
+        def watched() -> list[bytes | memoryview]:
+            pieces = take()
+            kinds.extend(piece[4] for piece in pieces if len(piece) in (8, 16) and piece[4] in (3, 4))
+            return pieces
+
+        tunnel._mux.out.take = watched  # type: ignore[method-assign]  # looked at, not replaced
+
+        async def send() -> None:
+            for _ in range(count):
+                await stream.send_message(bytes(size))
+
+        nursery.start_soon(send)
+        buffer = bytearray(size)
+        for _ in range(count):
+            assert await stream.receive_message_into(buffer) == size
+    begun, parts = kinds.count(3), kinds.count(4)
+    assert begun == count
+    assert parts <= 12, "the window grows over the first few messages, which come in parts"
 
 
 async def test_stats_tell_who_and_how() -> None:
