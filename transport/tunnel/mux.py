@@ -194,7 +194,7 @@ class Mux:
         room = stream.allowance(self._most_lent) - stream.held
         cost = stream.message_cost
         if 0 < 2 * cost <= stream.window:
-            # Credit for what is to come of this message, and for whole ones like it: with a rest of some more, each next
+            # Credit for what is to come of this message and for whole ones like it: with a rest of some more, each next
             # one would come in two parts.
             rest = stream.expected - stream.announced + FRAME_COST if stream.announced < stream.expected else 0
             if room >= rest + cost:

@@ -442,3 +442,40 @@ def test_going_away_refuses_new_streams_and_finishes_old_ones() -> None:
     assert a.mux.peer_goaway == (0, "restart")
     assert not a.mux.can_open
     assert list(theirs.inbox) == [b"last words"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("size", [1 << 20, 700_000, 100_001])
+def test_messages_of_one_size_come_in_one_part_each_once_the_window_has_grown(seed: int, size: int) -> None:
+    """Credit is granted in whole messages: a rest of some more would cut each next message in two."""
+    rng = random.Random(seed)
+    sender, receiver = Mux(initiator=True), Mux(initiator=False)
+    core, sink, body = sender.open(), memoryview(bytearray(size)), memoryview(bytes(size))
+    frames: list[int] = []
+    sent = received = 0
+    theirs: StreamCore | None = None
+    while received < 60:
+        if not core.queue and sent < 60:
+            sender.out.bulk(core, Outgoing([body]))
+            sent += 1
+        if rng.random() < 0.7:
+            pieces = sender.out.take()
+            frames += [piece[4] for piece in pieces if len(piece) in (8, 16) and piece[4] in (BEGIN, PART)]
+            receiver.feed(b"".join(pieces))
+        if receiver.opened:
+            theirs = receiver.opened.popleft()
+        if theirs is not None and not theirs.waiting:
+            if theirs.sink_done >= 0 or theirs.inbox:
+                received += 1
+                if theirs.sink_done >= 0:
+                    theirs.sink_done = -1
+                    receiver.renew(theirs)
+                else:
+                    receiver.take_message(theirs)
+            if not theirs.inbox:
+                receiver.want(theirs, size, sink)
+        if rng.random() < 0.7:
+            sender.feed(b"".join(receiver.out.take()))
+    assert frames.count(BEGIN) == 60
+    begun = [index for index, kind in enumerate(frames) if kind == BEGIN]
+    assert PART not in frames[begun[20] :], "the first few grow the window, and may come in parts"

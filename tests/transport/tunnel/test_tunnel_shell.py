@@ -147,33 +147,6 @@ async def test_batches_arrive_whole_however_the_socket_takes_them(paced: bool, b
     assert bool(taken) is paced
 
 
-async def test_messages_of_one_size_come_in_one_part_each() -> None:
-    """Credit is granted in whole messages: a rest of some more would cut each next message in two."""
-    kinds: list[int] = []
-    count, size = 60, 1 << 20
-    async with connected() as (tunnel, _), tunnel.open_stream() as stream, trio.open_nursery() as nursery:
-        take = tunnel._mux.out.take
-
-        def watched() -> list[bytes | memoryview]:
-            pieces = take()
-            kinds.extend(piece[4] for piece in pieces if len(piece) in (8, 16) and piece[4] in (3, 4))
-            return pieces
-
-        tunnel._mux.out.take = watched  # type: ignore[method-assign]  # looked at, not replaced
-
-        async def send() -> None:
-            for _ in range(count):
-                await stream.send_message(bytes(size))
-
-        nursery.start_soon(send)
-        buffer = bytearray(size)
-        for _ in range(count):
-            assert await stream.receive_message_into(buffer) == size
-    begun, parts = kinds.count(3), kinds.count(4)
-    assert begun == count
-    assert parts <= 12, "the window grows over the first few messages, which come in parts"
-
-
 async def test_stats_tell_who_and_how() -> None:
     async with connected() as (tunnel, listener):
         async with tunnel.open_stream() as stream:
