@@ -12,26 +12,16 @@ import trio
 
 from transport.host import HostStream, StreamError
 from transport.tunnel.limits import RELAY_CHUNK
-from transport.tunnel.links import WOULD_BLOCK
+from transport.tunnel.links import WaitingLink
 
 
-class HostStreamLink:
+class HostStreamLink(WaitingLink):
     """A :class:`~transport.tunnel.Link` over a host stream. ``relayed`` says whether a third party carries it."""
 
-    paced = False
-    pausable = False
-
     def __init__(self, stream: HostStream, *, relayed: bool = True) -> None:
+        super().__init__(relayed=relayed, remote=stream.peer_id)
         self._stream = stream
-        self._rest = memoryview(b"")
-        self._ended = False
         self._closed = False
-        self.relayed = relayed
-        self.remote: str = stream.peer_id
-
-    def send_now(self, data: bytes | memoryview) -> int:
-        """Nothing can be sent without waiting."""
-        return 0
 
     async def send(self, data: bytes | memoryview) -> int:
         """See :class:`~transport.tunnel.Link`."""
@@ -42,27 +32,11 @@ class HostStreamLink:
             raise ConnectionResetError(str(error)) from error
         return len(part)
 
-    def receive_now(self, buffer: memoryview) -> int:
-        """What :meth:`wait_receivable` has brought."""
-        if not self._rest:
-            return 0 if self._ended else WOULD_BLOCK
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-    async def wait_receivable(self) -> None:
-        """See :class:`~transport.tunnel.Link`."""
-        if self._rest or self._ended:
-            return
+    async def _next_piece(self) -> bytes:
         try:
-            self._rest = memoryview(await self._stream.receive(RELAY_CHUNK))
+            return await self._stream.receive(RELAY_CHUNK)
         except StreamError as error:
             raise ConnectionResetError(str(error)) from error
-        self._ended = not self._rest
-
-    def wake_receiver(self) -> None:
-        """Never needed: the link is not pausable."""
 
     async def send_eof(self) -> None:
         """See :class:`~transport.tunnel.Link`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -186,30 +187,25 @@ def _paced(sock: socket.socket) -> bool:
         return False
 
 
-class StreamLink:
-    """Any trio stream. ``relayed`` says whether a third party carries it."""
+class WaitingLink(ABC):
+    """What links have in common that can neither send nor receive without waiting: of pieces, not of a socket."""
 
     paced = False
     pausable = False  # trio promises nothing of the kind for streams in general
 
-    def __init__(self, stream: trio.abc.Stream, *, relayed: bool = False, remote: str = "") -> None:
-        self._stream = stream
-        self._rest = b""
+    def __init__(self, *, relayed: bool, remote: str) -> None:
+        self._rest = memoryview(b"")
         self._ended = False
         self.relayed = relayed
         self.remote = remote
 
+    @abstractmethod
+    async def _next_piece(self) -> bytes | memoryview:
+        """Wait for some bytes, none at the end. Raises ``OSError`` when broken."""
+
     def send_now(self, data: bytes | memoryview) -> int:
         """Nothing can be sent without waiting."""
         return 0
-
-    async def send(self, data: bytes | memoryview) -> int:
-        """See :class:`Link`."""
-        try:
-            await self._stream.send_all(bytes(data))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionResetError("the stream beneath is broken") from error
-        return len(data)
 
     def receive_now(self, buffer: memoryview) -> int:
         """What :meth:`wait_receivable` has brought."""
@@ -222,16 +218,34 @@ class StreamLink:
 
     async def wait_receivable(self) -> None:
         """See :class:`Link`."""
-        if self._rest or self._ended:
-            return
+        if not (self._rest or self._ended):
+            self._rest = memoryview(await self._next_piece())
+            self._ended = not self._rest
+
+    def wake_receiver(self) -> None:  # noqa: B027  # nothing to do here, and nothing to be overridden
+        """Never needed: only the tunnel's own loop receives from a link that is not pausable."""
+
+
+class StreamLink(WaitingLink):
+    """Any trio stream. ``relayed`` says whether a third party carries it."""
+
+    def __init__(self, stream: trio.abc.Stream, *, relayed: bool = False, remote: str = "") -> None:
+        super().__init__(relayed=relayed, remote=remote)
+        self._stream = stream
+
+    async def send(self, data: bytes | memoryview) -> int:
+        """See :class:`Link`."""
         try:
-            self._rest = bytes(await self._stream.receive_some())
+            await self._stream.send_all(bytes(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionResetError("the stream beneath is broken") from error
-        self._ended = not self._rest
+        return len(data)
 
-    def wake_receiver(self) -> None:
-        """Never needed: only the tunnel's own loop receives from a link that is not pausable."""
+    async def _next_piece(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some())
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionResetError("the stream beneath is broken") from error
 
     async def send_eof(self) -> None:
         """See :class:`Link`; a stream that cannot half-close is left open."""
