@@ -111,9 +111,10 @@ MAX_REQUESTS = 10 * K
 MAX_TRIES = 2
 """Times that one peer is tried in a lookup: again only with addresses that another path told."""
 
-QUORUM = 5
-"""Valid values that end a get, from two paths at least (where there are two): four holders that replay an old record
-are not enough, and one network has two places among the k."""
+QUORUM = 9
+"""Valid values that end a get, from two paths at least (where there are two): as many holders that replay an old record
+are needed to pass it off as the newest. Among 200 honest nodes and 50 liars around the key, 5 gave 0.90 to 0.92 right
+answers for 13 requests a get, 7 gave 0.94 to 0.99, and 9 gives 0.99 to 1.0 for 26."""
 
 # --- time -----------------------------------------------------------------------------------------------------------
 OPEN_S = 3.0
