@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from overlay.errors import CocoonError
+from overlay.errors import CocoonError, InvalidRequest
 
 if TYPE_CHECKING:
     from overlay.cli.output import Output
@@ -47,14 +47,15 @@ BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {
 def run_bench(name: str, quick: bool, output: Output) -> None:
     """Run one benchmark and print its document, or its table.
 
-    Raises :class:`~overlay.errors.CocoonError` for an unknown name and when a part fails.
+    Raises :class:`~overlay.errors.InvalidRequest` for an unknown name, and :class:`~overlay.errors.CocoonError` when a
+    part fails.
     """
     from simulations.bench.report import document, show
     from simulations.bench.stage import BenchFailed
     from simulations.processes import ProcessFailed
 
     if name not in BENCHES:
-        raise CocoonError(f"there is no benchmark {name!r}; there is {', '.join(sorted(BENCHES))}")
+        raise InvalidRequest(f"there is no benchmark {name!r}; there is {', '.join(sorted(BENCHES))}")
     try:
         rows = trio.run(BENCHES[name], quick, output)
     except (BenchFailed, ProcessFailed) as error:

@@ -6,7 +6,7 @@ import pytest
 
 import simulations.bench
 from overlay.cli.output import Output
-from overlay.errors import CocoonError
+from overlay.errors import CocoonError, InvalidRequest
 from simulations.bench import run_bench
 from simulations.bench.report import Row, document, percentile, row
 from simulations.bench.stage import BenchFailed
@@ -47,7 +47,7 @@ def test_the_document_names_the_machine_and_has_all_columns_of_a_row_with_its_ex
 
 
 def test_an_unknown_benchmark_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(CocoonError, match=r"no benchmark 'nothing'.*gateway"):
+    with pytest.raises(InvalidRequest, match=r"no benchmark 'nothing'.*gateway"):
         run_bench("nothing", True, Output(as_json=True))
 
 
