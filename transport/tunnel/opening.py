@@ -1,4 +1,4 @@
-"""Opening a stream, to be awaited or entered."""
+"""Opening a stream, to be awaited or entered; and taking those that the peer opens, one after the other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from transport.tunnel.errors import TunnelClosed
 from transport.tunnel.stream import TunnelStream
 
 if TYPE_CHECKING:
@@ -31,3 +32,19 @@ class StreamOpening:
     ) -> None:
         assert self._stream is not None
         await self._stream.__aexit__(kind, error, trace)
+
+
+class IncomingStreams:
+    """What :meth:`Tunnel.incoming` returns. No generator: whoever leaves the loop early leaves nothing to be closed."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+
+    def __aiter__(self) -> IncomingStreams:
+        return self
+
+    async def __anext__(self) -> TunnelStream:
+        try:
+            return await self._tunnel.accept()
+        except TunnelClosed:
+            raise StopAsyncIteration from None

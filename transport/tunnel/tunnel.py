@@ -30,7 +30,7 @@ from transport.tunnel.limits import (
 )
 from transport.tunnel.links import WOULD_BLOCK, Link
 from transport.tunnel.mux import Mux
-from transport.tunnel.opening import StreamOpening
+from transport.tunnel.opening import IncomingStreams, StreamOpening
 from transport.tunnel.padding import pad
 from transport.tunnel.records import Piece, RecordOpener, RecordSealer
 from transport.tunnel.stats import TunnelStats
@@ -169,14 +169,9 @@ class Tunnel:
         core.accepted = True
         return TunnelStream(self, core)
 
-    async def incoming(self) -> AsyncIterator[TunnelStream]:
+    def incoming(self) -> AsyncIterator[TunnelStream]:
         """The streams that the peer opens, until the tunnel closes (``closed`` then tells why)."""
-        while True:
-            try:
-                stream = await self.accept()
-            except TunnelClosed:
-                return
-            yield stream
+        return IncomingStreams(self)
 
     def drain(self, reason: str = "going away") -> None:
         """Refuse new streams of the peer from now on and tell it so; those open go on."""
