@@ -211,7 +211,7 @@ def _bulk_rows(rounds: Sequence[Results]) -> list[Row]:
     tuned_peers = {**SAME, "plain_tcp": "plain_tcp_tuned", "sealed": "sealed_tuned"}
     tuned = _compared(rounds, "tunnel_tuned", tuned_peers, "bulk", "mb_s")
     stock = _compared(rounds, "tunnel", {**SAME, "sealed": "sealed"}, "bulk", "mb_s")
-    sealed = "sealed: AES-256-GCM over a blocking socket and nothing else, which no tunnel in this language passes"
+    sealed = "sealed: AES-256-GCM over a blocking socket and nothing else, one send a message"
     marks = {"tls": 1.5, "zmq": 1.5, "grpc": 2.5, "libp2p": 15.0}
     return [
         Row(
