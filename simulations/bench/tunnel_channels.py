@@ -98,8 +98,8 @@ class SocketChannel:
 class SealedChannel:
     """A blocking socket with AES-256-GCM over it and nothing else: no handshake, streams, credit, or other tasks.
 
-    What the tunnel's streams, credit and event loop cost shows beside it: the records are the tunnel's, a message of 1 MiB is sealed into
-    one buffer and sent by one call, and opened in its destination.
+    What the tunnel's streams, credit and event loop cost shows beside it: the records are the tunnel's, a message of
+    1 MiB is sealed into one buffer and sent by one call, and opened in its destination.
     """
 
     RECORD = 65_518
