@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from dht.kad.contacts import Contact
+from dht.kad.limits import HANDOVER_MARGIN_S
 from dht.kad.routing import RoutingTable
 from dht.kad.store import StoredRecord
 from transport.identity import PeerId
@@ -13,13 +14,23 @@ _GIVERS = 2  # holders that hand a record over: the nearest one, and one more in
 
 
 def due_to(
-    records: Iterable[StoredRecord], table: RoutingTable, newcomers: Mapping[PeerId, Contact], k: int
+    records: Iterable[StoredRecord], table: RoutingTable, newcomers: Mapping[PeerId, float], k: int
 ) -> Iterator[tuple[StoredRecord, Contact]]:
     """Each record with each newcomer that is among the k nearest to it, if we are one of the two holders nearest to
-    it that we know of; the others leave it to us."""
+    it that we know of; the others leave it to us. ``newcomers`` says since what Unix time each has been known: what was
+    stored well after that has reached it already."""
+    if not newcomers:
+        return
+    last = max(newcomers.values()) + HANDOVER_MARGIN_S
     for record in records:
+        if record.received_at > last:
+            continue
         nearest = table.closest(record.point, k - 1)  # and we are one of the k
-        due = [peer for peer in nearest if peer.peer_id in newcomers]
+        due = [
+            peer
+            for peer in nearest
+            if record.received_at <= newcomers.get(peer.peer_id, float("-inf")) + HANDOVER_MARGIN_S
+        ]
         if not due:
             continue
         mine = record.point ^ table.own_key

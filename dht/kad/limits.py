@@ -98,6 +98,11 @@ REFRESH_MAX_BITS = 12
 Deeper ones hold our nearest neighbours, which the look-up of our own id finds."""
 
 # --- lookups --------------------------------------------------------------------------------------------------------
+SETTLED = 8
+"""The nearest peers that must have answered before a record is stored. The rest of the k are sent it unasked if two
+paths told of them: the nearest eight know that neighbourhood, and the answer to a store shows who is there as well as
+any other. Spares twelve of forty-two requests of a put."""
+
 MAX_WINDOW = 4 * K
 """Peers that a path asks, and that a record is stored at, when there are more near a key than there should be: what an
 attacker has to exceed with ids there."""
@@ -130,8 +135,8 @@ SLOW_S = 1.0
 QUERY_S = 60.0
 """One operation of the caller, from first to last request."""
 
-STORE_WIDTH = 10
-"""Stores of one put in flight."""
+STORE_WIDTH = K
+"""Stores of one put in flight: all of them, so that those who do not answer cost one timeout together."""
 
 UPKEEP_S = 60.0
 """Between rounds of upkeep: expiry, checks, hand-over, what is due of refresh and republish. Jittered by a quarter."""
@@ -141,6 +146,10 @@ SELF_REFRESH_S = 600.0
 
 BUCKET_REFRESH_S = 3600.0
 """A bucket that no lookup touched for this long is refreshed (paper §2.3)."""
+
+FIRST_FILL = 8
+"""Peers in each far bucket with which a node that joins is content: a way into that part of the network that survives
+failures. What passes through fills it further, and so does each hour's refresh."""
 
 JOIN_DELAY_S = 0.5
 """From the first peer in an empty table to the look-up of our own id: others connected meanwhile take part."""
@@ -205,6 +214,10 @@ PROVIDER_TTL_S = 48 * 3600.0
 
 PROVIDER_REPUBLISH_S = 22 * 3600.0
 """How often a provider renews its record (go-libp2p)."""
+
+HANDOVER_MARGIN_S = 10.0
+"""A record stored here so long after a newcomer was known is not handed to it: whoever stored it was told of the
+newcomer on his way, as we are among those whom he asked."""
 
 HANDOVER_PER_ROUND = 256
 """Records handed to new neighbours in one round of upkeep; the rest follows in the next."""

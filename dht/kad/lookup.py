@@ -69,10 +69,20 @@ class Lookup:
     tells what came of it; it is over when there is nobody to ask and nothing in flight."""
 
     def __init__(
-        self, target: int, seeds: Sequence[Contact], config: KadConfig, *, own_key: int = -1, radius: int = 0
+        self,
+        target: int,
+        seeds: Sequence[Contact],
+        config: KadConfig,
+        *,
+        own_key: int = -1,
+        radius: int = 0,
+        settled: int | None = None,
     ) -> None:
+        """``settled``: how many of a window must have answered (default: all); beyond them it is enough that two paths
+        told of a peer. A window of more than k, which an attack makes, must answer whole."""
         self.target = target
         self._radius = radius
+        self._settled = config.k if settled is None else settled
         self.requests = 0
         self.failures = 0
         self._config = config
@@ -98,7 +108,7 @@ class Lookup:
             path = self._paths[number]
             if self._in_flight(number, now) >= self._width(path) or self._hopeless(path):
                 continue
-            peer = next((peer for peer in self._window(number) if peer.state is _State.HEARD), None)
+            peer = self._next(number)
             if peer is not None:
                 peer.state, peer.path, peer.since = _State.ASKED, number, now
                 peer.tries += 1
@@ -106,6 +116,19 @@ class Lookup:
                 self._flying[peer.distance] = peer
                 return LookupRequest(peer.told[number], number)
         return None
+
+    def _next(self, number: int) -> _Peer | None:
+        """The nearest peer in a path's window that is to be asked still."""
+        window = self._window(number)
+        settled = self._settled if len(window) <= self._config.k else len(window)
+        for index, peer in enumerate(window):
+            if peer.state is _State.HEARD and (index < settled or not self._vouched(peer)):
+                return peer
+        return None
+
+    def _vouched(self, peer: _Peer) -> bool:
+        """Whether as many paths told of a peer as one liar has not."""
+        return len(peer.told) >= min(2, len(self._paths))
 
     def answered(self, contact: Contact, closer: Sequence[Contact]) -> None:
         """A peer answered, and named these."""
@@ -162,22 +185,27 @@ class Lookup:
 
     def closest(self, n: int) -> list[Contact]:
         """The ``n`` nearest peers that answered, nearest first, no network counted beyond its share."""
+        return self._nearest(n, unasked=False)
+
+    def _nearest(self, n: int, *, unasked: bool) -> list[Contact]:
         networks: dict[bytes, int] = {}
         found: list[Contact] = []
         for distance in self._order:
             peer = self._peers[distance]
-            if peer.state is _State.ANSWERED and self._counts(peer.told[peer.path], networks):
+            there = peer.state is _State.ANSWERED or (unasked and peer.state is _State.HEARD and self._vouched(peer))
+            if there and self._counts(peer.told[peer.path], networks):
                 found.append(peer.told[peer.path])
                 if len(found) >= n:
                     break
         return found
 
     def holders(self) -> list[Contact]:
-        """Where a record belongs: the k nearest, whoever is within the radius, and each path's own nearest k/d, which
-        are among the former unless a path lied. So a path full of a liar's friends cannot keep a record from the honest
-        ones."""
+        """Where a record belongs: the k nearest (that answered, or need not: ``settled``), whoever is within the
+        radius, and each path's own nearest k/d, which are among the former unless a path lied. So a path full of a
+        liar's friends cannot keep a record from the honest ones."""
         share = -(-self._config.k // len(self._paths))
-        found = {peer.peer_id: peer for peer in self.closest(self._config.k)}
+        unasked = self._settled < self._config.k
+        found = {peer.peer_id: peer for peer in self._nearest(self._config.k, unasked=unasked)}
         within = (peer for peer in self.closest(MAX_WINDOW) if peer.key ^ self.target < self._radius)
         found.update((peer.peer_id, peer) for peer in within)
         for number in range(len(self._paths)):

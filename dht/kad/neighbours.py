@@ -48,8 +48,9 @@ class Neighbours:
         probe_inbound: bool,
     ) -> None:
         self.table = table
-        self.newcomers: dict[PeerId, Contact] = {}
-        """Peers that entered since somebody last emptied this: they may be due records (hand-over)."""
+        self.newcomers: dict[PeerId, float] = {}
+        """Peers that entered since somebody last emptied this, and when, by trio's clock: they may be due records that
+        were stored before (hand-over)."""
         self._wire = wire
         self._on_first = on_first
         self._probe_inbound = probe_inbound
@@ -78,14 +79,15 @@ class Neighbours:
         self._seen.pop(peer, None)
 
     def met(self, peer: PeerId) -> None:
-        """A peer connected or asked us something: it lives, and is asked whether it serves if it would be let in."""
+        """A peer connected or asked us something: it lives, and is asked whether it serves if it would be let in and
+        there are few like it; the many come in by answering us some time."""
         if self.table.alive(peer, trio.current_time()) or not self._probe_inbound or peer in self._wire.asking:
             return  # one that we are asking at this moment will have said all by its answer
         try:
             unknown = contact(peer)
         except ValueError:
             return  # a peer whose id is no Ed25519 key: it cannot be named in our messages
-        if self.table.wants(unknown, self._networks(peer)):
+        if self.table.needs(unknown.key) and self.table.wants(unknown, self._networks(peer)):
             self.probe(unknown)
 
     def _networks(self, peer: PeerId) -> tuple[bytes, ...] | None:
@@ -108,7 +110,7 @@ class Neighbours:
     def _enter(self, peer: Contact, *, own_word: bool) -> None:
         empty = not len(self.table)
         if self.table.answered(peer, trio.current_time(), self._networks(peer.peer_id), own_word=own_word):
-            self.newcomers[peer.peer_id] = peer
+            self.newcomers[peer.peer_id] = trio.current_time()
             if empty:
                 self._on_first()
 

@@ -17,7 +17,7 @@ from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact, contact_of
 from dht.kad.errors import KadError, StoreRefused
 from dht.kad.keys import peer_bytes
-from dht.kad.limits import MAX_SAVED_PEERS, START_S, STORE_WIDTH, K
+from dht.kad.limits import FIRST_FILL, MAX_SAVED_PEERS, SETTLED, START_S, STORE_WIDTH, K
 from dht.kad.lookup import LookupRequest
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.neighbours import Neighbours
@@ -110,7 +110,7 @@ class Kademlia:
         self._on_lookup = on_lookup
         self._lookups = self._requests = self._failures = self._save_failures = 0
         self._saved: tuple[Contact, ...] = ()
-        self._running = False
+        self._running = self._bootstrapping = False
         self._ready = trio.Event()
         self._stack = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
@@ -118,7 +118,7 @@ class Kademlia:
 
     def _build(self, by_namespace: Mapping[str, Validator]) -> None:
         config, own = self._config, self._host.peer_id
-        validators = Validators(by_namespace)
+        validators = self._validators = Validators(by_namespace)
         self._wire = Wire(self._open_stream)
         self._table = RoutingTable(own, k=config.k, diversity=config.diversity)
         self._records = RecordStore(own, self._table.own_key, validators, ttl_s=config.record_ttl_s)
@@ -184,7 +184,8 @@ class Kademlia:
         return contact_of(self._host.peer_id, self._host.addrs)
 
     def _joined(self) -> None:
-        self._upkeep.soon()
+        if not self._bootstrapping:
+            self._upkeep.soon()
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -205,10 +206,13 @@ class Kademlia:
         """The best value under ``key``; None if nobody near it has one.
 
         It asks on until ``quorum`` peers (default: the configuration's) of two disjoint paths returned a valid value,
-        or nobody is left. Peers that returned a worse one are sent the best, in the background.
+        or nobody is left. Peers that returned a worse one are sent the best, in the background. Where the key admits
+        one value only (:attr:`Validator.self_certifying`), it ends at the first, and at once if the node holds it.
         """
         held = self._records.get(key, self._clock())
         own = held.value if held else None
+        if own is not None and self._validators.self_certifying(key):
+            return own
         wanted = quorum if quorum is not None else self._config.quorum
         best, stale = await self._queries.get_value(key, own, wanted, self._clock)
         if best is not None and own is not None and best != own:
@@ -292,12 +296,17 @@ class Kademlia:
             while strangers:
                 await self._neighbours.ask_for_itself(strangers.pop())
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(STORE_WIDTH, len(strangers))):
-                nursery.start_soon(greet)
+        self._bootstrapping = True
+        self._upkeep.self_refreshed()  # by us, in a moment
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(STORE_WIDTH, len(strangers))):
+                    nursery.start_soon(greet)
+        finally:
+            self._bootstrapping = False
         await self._upkeep.refresh_self()
         if self._config.bootstrap_refresh:
-            await self._upkeep.refresh_buckets(self._config.bucket_refresh_s)
+            await self._upkeep.refresh_buckets(self._config.bucket_refresh_s, fill=FIRST_FILL)
         return len(self._table)
 
     def peers(self) -> list[FoundPeer]:
@@ -325,7 +334,7 @@ class Kademlia:
 
     async def _send(self, message: Message) -> int:
         async with self._queries.session(keep=True) as session:
-            lookup = await self._queries.find_node(message.key, session)
+            lookup = await self._queries.find_node(message.key, session, settled=SETTLED)
             return await self._queries.store(lookup.holders(), message, session)
 
     async def _publish(self, publication: Publication) -> int:

@@ -62,7 +62,12 @@ class Queries:
         return Session(self._wire, keep=keep)
 
     async def run(
-        self, key: bytes, kind: MessageType, session: Session, prepare: Callable[[Lookup], Take]
+        self,
+        key: bytes,
+        kind: MessageType,
+        session: Session,
+        prepare: Callable[[Lookup], Take],
+        settled: int | None = None,
     ) -> tuple[Lookup, LookupRequest | None]:
         """Look up ``key`` with requests of ``kind`` until it is over, the taker of replies has enough, or the query's
         time is up. Returns the look-up and the step whose reply ended it, if one did. On cancellation no request is
@@ -71,9 +76,8 @@ class Queries:
         target = key_of(key)
         self._table.touch(target, started)
         seeds = self._table.closest(target, self._config.k)
-        lookup = Lookup(
-            target, seeds, self._config, own_key=self._table.own_key, radius=self._density.radius(self._table.reach())
-        )
+        radius = self._density.radius(self._table.reach())
+        lookup = Lookup(target, seeds, self._config, own_key=self._table.own_key, radius=radius, settled=settled)
         take = prepare(lookup)
         request = encode_message(Message(kind, key))
         last: list[LookupRequest] = []
@@ -117,13 +121,19 @@ class Queries:
     # --- the five operations ------------------------------------------------------------------------------------------
 
     async def find_node(
-        self, key: bytes, session: Session, *, until: Callable[[LookupRequest, Message], bool] | None = None
+        self,
+        key: bytes,
+        session: Session,
+        *,
+        until: Callable[[LookupRequest, Message], bool] | None = None,
+        settled: int | None = None,
     ) -> Lookup:
-        """The peers nearest to ``key``."""
+        """The peers nearest to ``key``. ``settled``: as :class:`Lookup` has it."""
         started = trio.current_time()
-        lookup, last = await self.run(key, MessageType.FIND_NODE, session, lambda _: until or (lambda _step, _: False))
+        take = until or (lambda _step, _reply: False)
+        lookup, last = await self.run(key, MessageType.FIND_NODE, session, lambda _: take, settled)
         hops = lookup.hop_of(last.contact) if last else lookup.hops
-        if last is None and len(nearest := lookup.closest(self._config.k)) == self._config.k:
+        if settled is None and last is None and len(nearest := lookup.closest(self._config.k)) == self._config.k:
             self._density.note(nearest[-1].key ^ lookup.target)
         self._tell(MessageType.FIND_NODE, lookup, started, hops, found=hops > 0)
         return lookup

@@ -25,6 +25,7 @@ from dht.kad.limits import (
     REFRESH_MAX_BITS,
     REPUBLISH_PER_ROUND,
     SAVE_S,
+    SETTLED,
     STORE_WIDTH,
 )
 from dht.kad.lookup import LookupRequest
@@ -143,16 +144,19 @@ class Upkeep:
         async with self._queries.session() as session:
             await self._queries.find_node(peer_bytes(self._own), session)
 
-    async def refresh_buckets(self, after_s: float, *, limit: int | None = None) -> None:
-        """Look up a key at random in buckets that no look-up touched for ``after_s``, until they are full."""
+    async def refresh_buckets(self, after_s: float, *, limit: int | None = None, fill: int | None = None) -> None:
+        """Look up a key at random in buckets that no look-up touched for ``after_s``, until they have ``fill`` peers
+        (default: k)."""
         due = self._table.to_refresh(trio.current_time(), after_s, REFRESH_MAX_BITS)
+        enough = min(self._config.k, fill or self._config.k)
         for index in due[:limit]:
-            if not self._table.room(index):
+            if self._table.size(index) >= enough:
+                self._table.touch_bucket(index, trio.current_time())
                 continue
             key = random_key_in_bucket(self._table.own_key, index, self._rng)
 
             def full(_step: LookupRequest, _reply: Message, index: int = index) -> bool:
-                return not self._table.room(index)
+                return self._table.size(index) >= enough
 
             async with self._queries.session() as session:
                 await self._queries.find_node(key, session, until=full)
@@ -162,9 +166,11 @@ class Upkeep:
         if not newcomers or not len(self._records):
             return
         records = list(self._records)
-        due = list(islice(due_to(records, self._table, newcomers, self._config.k), HANDOVER_PER_ROUND + 1))
+        clock, now = self._clock(), trio.current_time()
+        since = {peer: clock - (now - entered) for peer, entered in newcomers.items()}
+        due = list(islice(due_to(records, self._table, since, self._config.k), HANDOVER_PER_ROUND + 1))
         if len(due) > HANDOVER_PER_ROUND:  # the rest in the next round; a record stored twice is no harm
-            rest = {peer.peer_id: peer for _, peer in due[HANDOVER_PER_ROUND:]}
+            rest = {peer.peer_id: newcomers[peer.peer_id] for _, peer in due[HANDOVER_PER_ROUND:]}
             self._neighbours.newcomers = {**rest, **self._neighbours.newcomers}
         by_peer: dict[PeerId, list[tuple[StoredRecord, Contact]]] = {}
         for record, peer in due[:HANDOVER_PER_ROUND]:
@@ -188,7 +194,7 @@ class Upkeep:
         for record in self._records.to_republish(self._clock(), after_s, REPUBLISH_PER_ROUND):
             record.received_at = self._clock()  # whoever we send it to will not do it again for a while, nor do we
             async with self._queries.session(keep=True) as session:
-                lookup = await self._queries.find_node(record.key, session)
+                lookup = await self._queries.find_node(record.key, session, settled=SETTLED)
                 await self._queries.store(lookup.holders(), _put(record), session)
 
     def _forget_ended(self) -> None:

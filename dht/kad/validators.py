@@ -14,6 +14,11 @@ MAX_NAMESPACE_BYTES = 32
 class Validator(Protocol):
     """The rules of one namespace. Both methods are pure, fast, and the same on every node."""
 
+    @property
+    def self_certifying(self) -> bool:
+        """Whether a key admits one value only, as the hash of a content does: then a get ends at the first valid one,
+        since no other holder can know a better one."""
+
     def validate(self, key: bytes, value: bytes, now: float) -> float:
         """The Unix time at which ``value`` ends (``inf``: the node's own limit) if it may stand under ``key`` at Unix
         time ``now``. Raises :class:`InvalidRecord` if it is malformed, expired, from the future or not signed by
@@ -58,6 +63,12 @@ class Validators:
     def better(self, key: bytes, old: bytes, new: bytes) -> bool:
         """Whether ``new`` replaces ``old``; both are valid. Equal values replace nothing."""
         return old != new and self._validator(key).select(key, [old, new]) == 1
+
+    def self_certifying(self, key: bytes) -> bool:
+        """As :attr:`Validator.self_certifying`, of whichever namespace ``key`` is in."""
+        namespace = namespace_of(key)
+        validator = self._by_namespace.get(namespace) if namespace is not None else None
+        return validator is not None and validator.self_certifying
 
     def _validator(self, key: bytes) -> Validator:
         namespace = namespace_of(key)

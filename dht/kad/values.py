@@ -17,13 +17,14 @@ class ValueQuorum:
 
     Enough is ``quorum`` valid values from two disjoint paths at least (one, if there is one): whoever controls a path
     can replay an old record as often as he likes, and it loses against the newer one that another path returns.
+    Where a key admits one value only, the first is enough.
     """
 
     def __init__(self, key: bytes, validators: Validators, quorum: int, paths: int) -> None:
         self._key = key
         self._validators = validators
-        self._quorum = quorum
-        self._paths_needed = min(2, paths, quorum)
+        self._quorum = 1 if validators.self_certifying(key) else quorum
+        self._paths_needed = min(2, paths, self._quorum)
         self._paths: dict[int, None] = {}
         self._holders: list[Contact] = []
         self._stale: list[Contact] = []

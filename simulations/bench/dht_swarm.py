@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -20,6 +20,8 @@ SUBNET = "bench"
 
 class BlobValidator:
     """Values under the hash of their content, ``/blob/<SHA-256>``: nothing to forge, nothing to replace."""
+
+    self_certifying = True
 
     @staticmethod
     def key(value: bytes) -> bytes:
@@ -40,6 +42,8 @@ class BlobValidator:
 class SignedValidator:
     """Values that replace each other: ``/signed/<public key>``, a signature and the signed sequence number and payload;
     the highest number wins."""
+
+    self_certifying = False
 
     @staticmethod
     def key(owner: Identity) -> bytes:
@@ -179,11 +183,9 @@ class Swarm:
                     ) as kad,
                 ):
                     node.host = host
-                    for addr in contacts:
-                        try:
-                            await host.connect(addr)
-                        except HostError:
-                            continue  # it left meanwhile
+                    async with trio.open_nursery() as nursery:
+                        for addr in contacts:
+                            nursery.start_soon(_connect, host, addr)
                     if contacts:
                         await kad.bootstrap()
                     node.kad = kad
@@ -210,6 +212,11 @@ class Swarm:
         draw = random.Random(f"pairs {self._seed}")
         trips = sorted(round_trip_s(*(node.place for node in draw.sample(self.nodes, 2))) for _ in range(pairs))
         return trips[len(trips) // 2]
+
+
+async def _connect(host: VirtualHost, addr: str) -> None:
+    with suppress(HostError):  # it left meanwhile
+        await host.connect(addr)
 
 
 def holds(node: Node, key: bytes, now: float) -> bool:

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ def wall() -> float:
 
 class SignedValidator:
     """Keys ``/test/<public key>``; values [seq, issued_at, ttl, payload] behind a signature; the highest seq wins."""
+
+    self_certifying = False
 
     @staticmethod
     def key(identity: Identity) -> bytes:
@@ -61,6 +64,8 @@ class SignedValidator:
 class PlainValidator:
     """Anything goes; the greatest value wins."""
 
+    self_certifying = False
+
     def validate(self, key: bytes, value: bytes, now: float) -> float:
         return float("inf")
 
@@ -68,7 +73,21 @@ class PlainValidator:
         return list(values).index(max(values))
 
 
-VALIDATORS: dict[str, Any] = {"test": SignedValidator(), "plain": PlainValidator()}
+class HashValidator:
+    """Keys ``/hash/<SHA-256 of the value>``."""
+
+    self_certifying = True
+
+    def validate(self, key: bytes, value: bytes, now: float) -> float:
+        if key != b"/hash/" + sha256(value).digest():
+            raise InvalidRecord("other content")
+        return float("inf")
+
+    def select(self, key: bytes, values: Sequence[bytes]) -> int:
+        return 0
+
+
+VALIDATORS: dict[str, Any] = {"test": SignedValidator(), "plain": PlainValidator(), "hash": HashValidator()}
 
 
 class MemoryStream:

@@ -308,7 +308,7 @@ async def test_peers_that_stall_delay_a_look_up_by_a_timeout_or_two(autojump_clo
         started = trio.current_time()
         assert await nodes[4].get(b"/plain/%d" % number) == b"x"
         assert await nodes[3].put(b"/plain/new%d" % number, b"y") >= 14
-        assert trio.current_time() - started < 4 * OPEN_S  # two operations of two steps each
+        assert trio.current_time() - started < 5 * OPEN_S  # a get of two steps, a put of three
 
 
 async def test_replies_of_the_wrong_type_or_garbage_are_as_good_as_none(

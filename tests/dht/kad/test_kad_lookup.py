@@ -13,7 +13,7 @@ from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact_of
 from dht.kad.density import Density
 from dht.kad.keys import key_of, peer_key
-from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_WINDOW, SLOW_S
+from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_WINDOW, SETTLED, SLOW_S
 from dht.kad.lookup import Lookup
 from transport.identity import Identity, PeerId
 
@@ -103,6 +103,31 @@ def test_paths_cost_nothing_among_the_honest() -> None:
     assert costs[3] <= 1.25 * costs[1]
 
 
+def test_a_store_need_not_ask_the_farther_holders_first_and_finds_the_same_ones() -> None:
+    asked = {}
+    for settled in (None, SETTLED):
+        asked[settled] = 0
+        for seed in range(12):
+            rng = random.Random(seed)
+            peers = [peer(number) for number in rng.sample(range(1000), 300)]
+            knows = tables(peers, rng)
+            target = rng.getrandbits(256)
+            lookup = Lookup(target, nearest(rng.sample(peers, 40), target, 20), CONFIG, settled=settled)
+            drive(lookup, lambda p, k=knows, t=target: nearest(k[p.peer_id], t, 20), rng)
+            asked[settled] += lookup.requests
+            assert len(set(lookup.holders()) & set(nearest(peers, target, 20))) >= 19
+    assert asked[SETTLED] < 0.75 * asked[None]
+
+
+def test_who_is_named_on_one_path_alone_is_asked_before_a_record_is_sent_to_him() -> None:
+    target = 0
+    line = nearest([peer(number) for number in range(60)], target, 60)
+    lookup = Lookup(target, line[40:], CONFIG, settled=SETTLED)
+    liar = line[40]
+    drive(lookup, lambda p: line[:20] if p is liar else ([] if p in line[:20] else line[20:40]), random.Random(1))
+    assert set(line[:20]) <= set(lookup.closest(40))  # all of them were asked, and answered
+
+
 def test_no_more_than_alpha_are_in_flight_while_it_gets_nearer_and_the_last_round_is_wide() -> None:
     rng = random.Random(1)
     target = rng.getrandbits(256)
@@ -167,9 +192,12 @@ def sybils(target: int, count: int, honest: list[Contact], *, ip: str | None) ->
     return found
 
 
+@pytest.mark.parametrize("settled", [None, SETTLED])
 @pytest.mark.parametrize("answering", [True, False])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_liar_whose_friends_are_nearest_of_all_spoils_only_its_own_path(answering: bool, seed: int) -> None:
+def test_a_liar_whose_friends_are_nearest_of_all_spoils_only_its_own_path(
+    answering: bool, seed: int, settled: int | None
+) -> None:
     rng = random.Random(seed)
     peers = [peer(number) for number in rng.sample(range(1000), 150)]
     knows = tables(peers, rng)
@@ -183,14 +211,15 @@ def test_a_liar_whose_friends_are_nearest_of_all_spoils_only_its_own_path(answer
             return friends[:20] if answering or asked is liar else None
         return nearest(knows[asked.peer_id], target, 20)
 
-    lookup = Lookup(target, seeds, CONFIG)
+    lookup = Lookup(target, seeds, CONFIG, settled=settled)
     drive(lookup, answer, rng)
     truth = nearest([p for p in peers if p is not liar], target, 7)
     assert len(set(lookup.holders()) & set(truth)) >= 6  # a record goes to the honest ones as well
     assert lookup.requests <= MAX_REQUESTS
 
 
-def test_where_ids_are_too_dense_a_record_goes_to_all_who_should_be_nearest() -> None:
+@pytest.mark.parametrize("settled", [None, SETTLED])
+def test_where_ids_are_too_dense_a_record_goes_to_all_who_should_be_nearest(settled: int | None) -> None:
     """The attacker holds the 30 nearest ids, of 30 networks, and the honest name them truthfully."""
     honest_holders = {}
     for known in (False, True):
@@ -209,7 +238,8 @@ def test_where_ids_are_too_dense_a_record_goes_to_all_who_should_be_nearest() ->
             def answer(p: Contact, k=knows, t=target, f=friends) -> list[Contact]:  # type: ignore[no-untyped-def]
                 return f[:20] if p in f else nearest([*k[p.peer_id], *f[:10]], t, 20)
 
-            lookup = Lookup(target, nearest(rng.sample(peers, 40), target, 20), CONFIG, radius=radius)
+            seeds = nearest(rng.sample(peers, 40), target, 20)
+            lookup = Lookup(target, seeds, CONFIG, radius=radius, settled=settled)
             drive(lookup, answer, rng)
             honest_holders[known] += sum(p not in friends for p in lookup.holders())
             assert len(lookup.holders()) <= MAX_WINDOW

@@ -54,6 +54,21 @@ async def test_a_value_is_read_by_nodes_that_do_not_hold_it(autojump_clock: Mock
         assert await node.get(b"/plain/other") is None
 
 
+async def test_a_value_that_its_key_certifies_is_taken_from_whoever_has_it_first(
+    autojump_clock: MockClock, network: Any
+) -> None:
+    reports: list[LookupReport] = []
+    nodes = await network.nodes(36, on_lookup=reports.append)
+    value = b"content"
+    key = b"/hash/" + sha256(value).digest()
+    await nodes[5].put(key, value)
+    for node in nodes:
+        reports.clear()
+        assert await node.get(key) == value
+        asked = [report.requests for report in reports if report.kind.name == "GET_VALUE"]
+        assert asked == [] if holds(node, key) else 1 <= asked[0] <= 6  # nine valid values are what others take
+
+
 async def test_those_that_hold_a_value_are_the_nearest_of_all(autojump_clock: MockClock, network: Any) -> None:
     nodes = await network.nodes(36)
     for number in range(5):

@@ -17,7 +17,7 @@ from dht.kad.answers import Answers, is_multihash, rfc3339
 from dht.kad.contacts import Contact, contact_of
 from dht.kad.handover import due_to
 from dht.kad.keys import peer_bytes, peer_key
-from dht.kad.limits import MAX_OWN_RECORDS, MAX_SENT_PROVIDERS, OUTAGE_FAILURES
+from dht.kad.limits import HANDOVER_MARGIN_S, MAX_OWN_RECORDS, MAX_SENT_PROVIDERS, OUTAGE_FAILURES
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.providers import ProviderStore
 from dht.kad.publications import Publication, Publications
@@ -37,6 +37,8 @@ NOW = 1_800_000_000.0
 
 class Greatest:
     """Any value but ``bad``; the greatest wins; ``end`` says when it ends."""
+
+    self_certifying = False
 
     def __init__(self, end: float = float("inf")) -> None:
         self.end = end
@@ -452,7 +454,7 @@ def test_a_newcomer_gets_the_records_that_it_is_near_to_from_the_two_nearest_hol
             old = [p for p in everybody if p is not newcomer]
             if me in sorted(old, key=lambda p, k=key: p.key ^ key_of(k))[:20]:
                 mine.put(key, b"x", IDS[1], NOW)
-        for record, to in due_to(mine, table, {newcomer.peer_id: newcomer}, 20):
+        for record, to in due_to(mine, table, {newcomer.peer_id: NOW}, 20):
             assert to is newcomer
             givers[record.key] = givers.get(record.key, 0) + 1
             nearest = sorted(everybody, key=lambda p, r=record: p.key ^ r.point)[:20]
@@ -462,6 +464,23 @@ def test_a_newcomer_gets_the_records_that_it_is_near_to_from_the_two_nearest_hol
     assert set(givers) == due
     assert set(givers.values()) == {2}
     assert wrongly == 0
+
+
+def test_what_was_stored_when_a_newcomer_was_long_known_is_not_handed_to_it() -> None:
+    everybody = [peer(number) for number in range(30)]
+    me, newcomer = everybody[:2]
+    table = RoutingTable(me.peer_id)
+    for other in everybody[1:]:
+        table.answered(other, 0.0)
+    mine = RecordStore(me.peer_id, me.key, validators())
+    for number in range(200):
+        mine.put(b"/t/%d" % number, b"x", IDS[1], NOW)
+    handed = {
+        known_s: len(list(due_to(mine, table, {newcomer.peer_id: NOW - known_s}, 20)))
+        for known_s in (0.0, HANDOVER_MARGIN_S, HANDOVER_MARGIN_S + 0.1)
+    }
+    assert handed[0.0] == handed[HANDOVER_MARGIN_S] > 0
+    assert handed[HANDOVER_MARGIN_S + 0.1] == 0
 
 
 def test_a_budget_refills_and_says_how_long_to_wait() -> None:
