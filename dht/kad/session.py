@@ -20,7 +20,7 @@ from dht.kad.limits import (
     OUTAGE_FAILURES,
 )
 from dht.kad.messages import Message, MessageType, parse_message
-from transport.host import DialError, HostError, HostStream, StreamError
+from transport.host import DialError, HostError, HostStream, ProtocolRefused, StreamError
 from transport.identity import PeerId
 
 StreamOpener = Callable[[Contact], Awaitable[HostStream]]
@@ -123,6 +123,8 @@ class Session:
         except DialError as error:
             self._times.missed()
             raise NoAnswer(str(error)) from error
+        except ProtocolRefused as error:
+            raise NoAnswer(str(error), refused=True) from error
         except StreamError as error:  # it is there, and broke off: no sign of a network that is down
             raise NoAnswer(str(error)) from error
         finally:
@@ -137,12 +139,14 @@ class Session:
         return reply
 
     async def tell(self, peer: Contact, message: bytes) -> None:
-        """Send a message that has no reply. Raises :class:`NoAnswer` if it could not be sent."""
+        """Send a message that has no reply. Raises :class:`NoAnswer` if it could not be sent or the peer does not speak
+        the protocol."""
         try:
             with trio.fail_after(OPEN_S + self._times.timeout_s):
                 stream = self._idle.pop(peer.peer_id, None) or await self._opened(peer)
                 try:
                     await stream.send(message)
+                    await stream.wait_opened()
                 except BaseException:
                     await _reset(stream)
                     raise

@@ -220,7 +220,9 @@ class VirtualHost:
     # --- streams ----------------------------------------------------------------------------------------------------
 
     async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> HostStream:
-        """Open a stream for ``protocol``, dialling ``addrs`` and what is known of the peer if not connected."""
+        """Open a stream for ``protocol``, dialling ``addrs`` and what is known of the peer if not connected. On a
+        connection that stands it waits for nothing."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         link = self._links.get(peer)
         if link is None or peer in self._refused_until:
             link = await self._ensure_connected(peer, [addr for addr in addrs if split_addr(addr) is not None])
@@ -230,13 +232,6 @@ class VirtualHost:
         self._opening[stream] = now = self.network.timeline.now()
         if not self._sweeping:
             self._sweep_at(now)
-        try:
-            await stream.wait_opened()
-        except BaseException:
-            await stream.reset()
-            raise
-        finally:
-            del self._opening[stream]
         return stream
 
     def _sweep_at(self, oldest: float) -> None:
@@ -248,11 +243,19 @@ class VirtualHost:
         """Give up the openings that were not answered."""
         self._sweeping = False
         now = self.network.timeline.now()
-        for stream, since in self._opening.items():
+        while self._opening:
+            stream, since = next(iter(self._opening.items()))
             if since + NEGOTIATE_S > now:
                 self._sweep_at(since)
                 return
+            del self._opening[stream]
             stream.give_up()
+
+    def _answered(self, answer: tuple[VirtualStream, str]) -> None:
+        """The other side has a stream that we opened, or says why not."""
+        stream, refusal = answer
+        self._opening.pop(stream, None)
+        stream.answered(refusal)
 
     def _serve_open(self, asked: tuple[VirtualStream, str]) -> None:
         """A stream arrives: serve it, and say whether we do."""
@@ -269,7 +272,7 @@ class VirtualHost:
             stream.other, theirs.other = theirs, stream
             link.inbound_streams += 1
             self._workers.start(self._serve, (stream, handler))
-        link.send(ANSWER, b"", len(protocol), theirs.answered, refusal)
+        link.send(ANSWER, b"", len(protocol), link.remote.host._answered, (theirs, refusal))
 
     async def _serve(self, job: tuple[VirtualStream, StreamHandler]) -> None:
         stream, handler = job

@@ -10,9 +10,6 @@ CONNECT_ROUND_TRIPS = 5.5
 """From the first SYN to a multiplexed connection. Measured with the real host through a relay that delays each way by
 100 ms: TCP 1, two multistream negotiations, Noise XX; 5.58 with the work of both ends."""
 
-OPEN_ROUND_TRIPS = 1.0
-"""Opening a stream waits for the answer to its negotiation. Measured the same way: 1.02."""
-
 REFUSED_ROUND_TRIPS = 1.0
 """A closed port answers the SYN with a reset."""
 

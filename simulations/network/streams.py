@@ -8,7 +8,7 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
 from simulations.network.links import END, MESSAGE, RESET
-from transport.host.interface import StreamError
+from transport.host.interface import ProtocolRefused, StreamError
 from transport.host.limits import MAX_MESSAGE_BYTES, NEGOTIATE_S, STREAM_WINDOW_BYTES
 from transport.identity import PeerId
 
@@ -61,11 +61,15 @@ class VirtualStream:
     # --- opening ------------------------------------------------------------------------------------------------------
 
     async def wait_opened(self) -> None:
-        """Wait for the answer to the negotiation. Raises :class:`StreamError` when it is no, or does not come."""
-        self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
-        if not self._opened:
-            raise StreamError(self._end)
+        """Wait for the answer to the negotiation. Raises :class:`ProtocolRefused` when it is no, or does not come."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._opened:
+            if self._over:
+                raise StreamError(f"the stream to {self._peer} is closed")
+            if self._end:
+                raise ProtocolRefused(self._end)
+            self._reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort_read)
 
     def answered(self, refusal: str) -> None:
         """The other side's answer: empty, or why not."""
@@ -108,13 +112,19 @@ class VirtualStream:
         if self._over:
             raise StreamError(f"the stream to {self._peer} is closed")
         if self._end and self._end != _ENDED:
+            if not self._opened:
+                raise ProtocolRefused(self._end)
             raise StreamError(f"the stream to {self._peer} broke: {self._end}")
 
     def _pass_on(self, total: int, size: int, message: bytes | None) -> None:
         self._unread += size
-        other = self.other
-        assert other is not None
-        self.link.send(MESSAGE, message or b"", size, other._take, (total, size, message))
+        take = self._reach if self.other is None else self.other._take
+        self.link.send(MESSAGE, message or b"", size, take, (total, size, message))
+
+    def _reach(self, entry: tuple[int, int, bytes | None]) -> None:
+        """What was sent before the other side had the stream arrives there, behind the opening."""
+        if self.other is not None:
+            self.other._take(entry)
 
     def _abort_write(self, _: RaiseCancelT) -> Abort:
         self._writer = None
@@ -148,6 +158,8 @@ class VirtualStream:
                     return message
                 continue
             if self._end:
+                if not self._opened:
+                    raise ProtocolRefused(self._end)
                 raise StreamError(f"the stream to {self._peer} ended: {self._end}")
             self._reader = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort_read)
@@ -180,8 +192,8 @@ class VirtualStream:
 
     async def aclose(self) -> None:
         """Close cleanly; idempotent; never raises."""
-        if self._retire() and self.other is not None:
-            self.link.send(END, b"", 0, self.other._finish, _ENDED)
+        if self._retire():
+            self.link.send(END, b"", 0, _end_other_end, self)
 
     async def reset(self) -> None:
         """Abort in both directions; idempotent; never raises."""
@@ -217,8 +229,13 @@ class VirtualStream:
             self._credit(0)
 
 
+def _end_other_end(stream: VirtualStream) -> None:
+    if stream.other is not None:  # None: it was refused
+        stream.other._finish(_ENDED)
+
+
 def _reset_other_end(stream: VirtualStream) -> None:
-    if stream.other is not None:  # None: it was reset before its opening was answered
+    if stream.other is not None:
         stream.other.fail(_RESET)
 
 

@@ -102,7 +102,7 @@ async def test_another_subnet_on_the_same_host_network_sees_nothing() -> None:
         assert await stranger.wait_for_providers("chat", timeout_s=5)
         await until(lambda: boot.peers() and other.peers())
         with pytest.raises(StreamError, match="does not speak"):
-            await other.open_stream(boot.peer_id, "/cocoon/other/capacity/1.0.0")
+            await (await other.open_stream(boot.peer_id, "/cocoon/other/capacity/1.0.0")).wait_opened()
         assert known.models() == []
 
 

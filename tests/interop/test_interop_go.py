@@ -20,7 +20,7 @@ import trio
 from multiaddr import Multiaddr
 
 from transport.host import Libp2pHost
-from transport.host.streams import encode_varint
+from transport.host.negotiation import encode_varint
 from transport.identity import Identity
 
 TOPIC = "/cocoon/interop/capacity/1"
@@ -130,10 +130,9 @@ async def test_we_dial_go_identify_it_and_ping_it(pair: Any) -> None:
             await trio.sleep(0.02)
     stream: Any = await ours.open_stream(go.peer_id, "/ipfs/ping/1.0.0")
     payload = os.urandom(32)
-    await stream._write(payload)
+    await stream.send_bytes(payload)
     with trio.fail_after(5):
-        await stream._fill(32)
-    assert bytes(stream._buffer) == payload
+        assert await stream.receive_bytes(32) == payload
 
 
 async def test_go_dials_us(pair: Any) -> None:

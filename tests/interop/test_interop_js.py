@@ -77,9 +77,8 @@ async def ping(ours: Libp2pHost, peer: Any) -> float:
     """libp2p ping from our side: 32 bytes there and back, without a length."""
     stream: Any = await ours.open_stream(peer, "/ipfs/ping/1.0.0")
     payload, started = os.urandom(32), trio.current_time()
-    await stream._write(payload)
-    await stream._fill(32)
-    assert bytes(stream._buffer) == payload
+    await stream.send_bytes(payload)
+    assert await stream.receive_bytes(32) == payload
     await stream.aclose()
     return trio.current_time() - started
 

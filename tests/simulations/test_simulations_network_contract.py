@@ -12,7 +12,16 @@ import trio
 
 from simulations.determinism import run_seeded
 from simulations.network import Nat, VirtualNetwork
-from transport.host import DialError, EventKind, GossipMessage, HostError, HostStream, Libp2pHost, StreamError
+from transport.host import (
+    DialError,
+    EventKind,
+    GossipMessage,
+    HostError,
+    HostStream,
+    Libp2pHost,
+    ProtocolRefused,
+    StreamError,
+)
 from transport.host.limits import MAX_INBOUND_STREAMS, MAX_MESSAGE_BYTES
 from transport.identity import Identity, PeerId
 
@@ -181,18 +190,68 @@ def test_a_protocol_that_nobody_serves_and_a_stream_too_many_are_stream_errors(o
             server.set_handler(ECHO, echo)
             with pytest.raises(ValueError, match="has a handler"):
                 server.set_handler(ECHO, echo)
-            with pytest.raises(StreamError, match="does not speak /test/none/1"):
-                await client.open_stream(server.peer_id, "/test/none/1", addrs=server.addrs)
+            refused = await client.open_stream(server.peer_id, "/test/none/1", addrs=server.addrs)
+            with pytest.raises(ProtocolRefused, match="does not speak /test/none/1"):
+                await refused.wait_opened()
             streams = []
-            with pytest.raises(StreamError):
+            with pytest.raises(ProtocolRefused):
                 while len(streams) <= MAX_INBOUND_STREAMS:
-                    streams.append(await client.open_stream(server.peer_id, ECHO))
+                    stream = await client.open_stream(server.peer_id, ECHO)
+                    await stream.wait_opened()
+                    streams.append(stream)
             # The protocols of the host's own, gossip among them, have their streams too.
             assert MAX_INBOUND_STREAMS - 4 <= len(streams) <= MAX_INBOUND_STREAMS
             for stream in streams:
                 await stream.aclose()
             await trio.sleep(0.5)
             await (await client.open_stream(server.peer_id, ECHO)).aclose()
+
+    on(check)
+
+
+def test_what_is_sent_before_the_protocol_is_agreed_on_arrives_even_if_the_stream_is_closed_at_once(on: Any) -> None:
+    async def check(opener: Opener) -> None:
+        got: list[bytes] = []
+
+        async def collect(stream: HostStream) -> None:
+            while True:
+                got.append(await stream.receive(1 << 20))
+
+        async with opener(1) as server, opener(2) as client:
+            server.set_handler(ECHO, collect)
+            sent = [b"", b"one", bytes(100_000), b"last"]
+            for address in (server.addrs, ()):
+                stream = await client.open_stream(server.peer_id, ECHO, addrs=address)
+                for message in sent:
+                    await stream.send(message)
+                await stream.aclose()
+            await until(lambda: len(got) >= 2 * len(sent))
+            assert sorted(got) == sorted(2 * sent)
+            unused = await client.open_stream(server.peer_id, ECHO)
+            await unused.aclose()
+            with pytest.raises(StreamError, match="closed"):
+                await unused.wait_opened()
+
+    on(check)
+
+
+def test_a_refusal_shows_in_the_first_receive_and_costs_that_stream_alone(on: Any) -> None:
+    async def check(opener: Opener) -> None:
+        async with opener(1) as server, opener(2) as client:
+            server.set_handler(ECHO, echo)
+            working = await client.open_stream(server.peer_id, ECHO, addrs=server.addrs)
+            refused = await client.open_stream(server.peer_id, "/test/none/1")
+            await refused.send(b"a question")
+            with pytest.raises(ProtocolRefused, match="/test/none/1"):
+                await refused.receive(10)
+            with pytest.raises(StreamError):
+                await refused.receive(10)
+            with pytest.raises(StreamError):
+                await refused.send(b"another")
+            await refused.aclose()
+            await working.send(b"alive")
+            await working.wait_opened()
+            assert await working.receive(10) == b"alive"
 
     on(check)
 

@@ -20,6 +20,7 @@ from transport.host.interface import (
     HostEvent,
     HostStream,
     PeerInfo,
+    ProtocolRefused,
     StreamError,
     StreamHandler,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "HostStream",
     "Libp2pHost",
     "PeerInfo",
+    "ProtocolRefused",
     "RelayLimits",
     "StreamError",
     "StreamHandler",

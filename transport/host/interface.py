@@ -27,6 +27,11 @@ class StreamError(HostError):
     """A stream broke, was reset by the other side, or its peer broke the protocol."""
 
 
+class ProtocolRefused(StreamError):
+    """The other side never agreed to a stream's protocol: it does not speak it, lets no more streams in, or broke off
+    before it had answered."""
+
+
 @dataclass(frozen=True)
 class GossipMessage:
     """One message heard on a topic, its origin's signature already verified by the host."""
@@ -81,13 +86,17 @@ class HostStream(Protocol):
     def peer_id(self) -> PeerId:
         """The authenticated peer at the other end."""
 
+    async def wait_opened(self) -> None:
+        """Wait until the other side has agreed to the protocol of a stream that we opened; at once on one that it
+        opened. Raises :class:`ProtocolRefused`. :meth:`receive` does the same by itself."""
+
     async def send(self, message: bytes) -> None:
         """Send one message. Raises :class:`StreamError`. Cancellation leaves the connection usable; the stream is
         then reset, since half a message may have left."""
 
     async def receive(self, max_bytes: int) -> bytes:
         """Receive one message of at most ``max_bytes``. Raises :class:`StreamError` at end of stream, on reset and on
-        a longer message (the stream is then reset)."""
+        a longer message (the stream is then reset); :class:`ProtocolRefused` if the stream was never agreed to."""
 
     async def aclose(self) -> None:
         """Close cleanly; idempotent; never raises."""
@@ -122,7 +131,10 @@ class Host(Protocol):
     async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> HostStream:
         """Open a stream, connecting first if need be (``addrs`` are hints beside what the host knows).
 
-        Raises :class:`DialError`, or :class:`StreamError` when the peer does not speak ``protocol``."""
+        It costs no round trip on a connection that stands: the first messages travel behind the name of ``protocol``.
+        Whether the peer speaks it shows when something is received, or in :meth:`HostStream.wait_opened`; who only
+        sends and wants to know waits for that. Raises :class:`DialError`, or :class:`StreamError` when the connection
+        takes no stream."""
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Serve ``protocol``; at most one handler each."""

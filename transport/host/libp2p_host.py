@@ -286,7 +286,8 @@ class Libp2pHost:
     # --- streams ----------------------------------------------------------------------------------------------------
 
     async def open_stream(self, peer: PeerId, protocol: str, *, addrs: Sequence[str] = ()) -> HostStream:
-        """Open a stream for ``protocol``, dialling ``addrs`` and what is known of the peer if not connected."""
+        """Open a stream for ``protocol``, dialling ``addrs`` and what is known of the peer if not connected. On a
+        connection that stands it takes no round trip; see :class:`transport.host.interface.Host`."""
         hints = [Multiaddr(addr) for addr in dialable(addrs)]  # they come from other people's records
         return await self._open_on(await self._dialler.ensure(peer, hints), peer, protocol)
 
@@ -311,10 +312,10 @@ class Libp2pHost:
         stream = Libp2pStream(raw, peer, self._nursery.start_soon, partial(self._ended, raw))
         try:
             with trio.fail_after(NEGOTIATE_S):
-                await stream.negotiate(protocol)
+                await stream.propose(protocol)
         except trio.TooSlowError:
             await stream.reset()
-            raise StreamError(f"{peer} did not answer the negotiation of {protocol} in {NEGOTIATE_S:.0f} s") from None
+            raise StreamError(f"the connection to {peer} took no byte for {NEGOTIATE_S:.0f} s") from None
         except BaseException:
             await stream.reset()
             raise

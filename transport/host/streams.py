@@ -1,4 +1,4 @@
-"""Message streams over libp2p streams: varint framing, one-round-trip negotiation, resets that cannot block."""
+"""Message streams over libp2p streams: varint framing, negotiation that nobody waits for, resets that cannot block."""
 
 from __future__ import annotations
 
@@ -9,30 +9,15 @@ from typing import Any
 import trio
 from libp2p.exceptions import BaseLibp2pError
 
-from transport.host.interface import StreamError
-from transport.host.limits import CLOSE_S, MAX_MESSAGE_BYTES, MAX_PROTOCOL_NAME_BYTES, READ_CHUNK_BYTES
+from transport.host.interface import ProtocolRefused, StreamError
+from transport.host.limits import CLOSE_S, MAX_MESSAGE_BYTES, MAX_PROTOCOL_NAME_BYTES, NEGOTIATE_S, READ_CHUNK_BYTES
+from transport.host.negotiation import Answers, Refusal, encode_varint, proposal
 from transport.identity import PeerId
 
-_MULTISTREAM = "/multistream/1.0.0"
 _MAX_VARINT_BYTES = 5  # 35 bits: beyond every length that we accept
 
 # What a libp2p stream raises when it or its connection is gone.
 _BROKEN = (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError, ValueError)
-
-
-def encode_varint(value: int) -> bytes:
-    """An unsigned varint (multiformats unsigned-varint)."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _line(text: str) -> bytes:
-    data = text.encode() + b"\n"
-    return encode_varint(len(data)) + data
 
 
 class Libp2pStream:
@@ -51,27 +36,42 @@ class Libp2pStream:
         self._ended = ended
         self._buffer = bytearray()
         self._over = False
+        self._answers: Answers | None = None
+        self._answer_by = 0.0
 
     @property
     def peer_id(self) -> PeerId:
         """The authenticated peer at the other end."""
         return self._peer
 
-    async def negotiate(self, protocol: str) -> None:
-        """Ask for ``protocol`` as the opener, in one round trip (multistream-select, both lines at once)."""
+    async def propose(self, protocol: str) -> None:
+        """Ask for ``protocol`` as the opener. The answers are read before the first message that is received, and have
+        :data:`NEGOTIATE_S` from now."""
         self._stream.set_protocol(protocol)
-        await self._write(_line(_MULTISTREAM) + _line(protocol))
-        if (answer := await self._read_line()) != _MULTISTREAM:
-            raise StreamError(f"{self._peer} does not speak {_MULTISTREAM} but {answer!r}")
-        if await self._read_line() != protocol:
-            raise StreamError(f"{self._peer} does not speak {protocol}")
+        self._answers = Answers(protocol)
+        self._answer_by = trio.current_time() + NEGOTIATE_S
+        await self._write(proposal(protocol))
 
-    async def _read_line(self) -> str:
-        line = await self.receive(MAX_PROTOCOL_NAME_BYTES)
+    async def wait_opened(self) -> None:
+        """Wait until the other side has agreed to the protocol; at once if it has, or was the opener. Raises
+        :class:`ProtocolRefused`. Counts as receiving: not beside another task that does. Cancellation loses nothing."""
+        if (answers := self._answers) is None:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._over:
+            raise StreamError(f"the stream to {self._peer} is closed")
         try:
-            return line.decode().removesuffix("\n")
-        except UnicodeDecodeError:
-            raise StreamError(f"{self._peer} answered the negotiation with garbage") from None
+            with trio.fail_after(max(0.0, self._answer_by - trio.current_time())):
+                while not answers.complete:
+                    answers.take(await self._read_message(MAX_PROTOCOL_NAME_BYTES))
+        except Refusal as refusal:
+            await self.reset()
+            raise ProtocolRefused(f"{self._peer} {refusal}") from None
+        except trio.TooSlowError:
+            await self.reset()
+            what = f"the negotiation of {answers.protocol} in {NEGOTIATE_S:.0f} s"
+            raise ProtocolRefused(f"{self._peer} did not answer {what}") from None
+        self._answers = None
 
     async def send(self, message: bytes) -> None:
         """Send one message. Cancellation resets the stream and leaves the connection usable."""
@@ -86,7 +86,7 @@ class Libp2pStream:
             await self._stream.write(data)
         except _BROKEN as error:
             self._abandon()
-            raise StreamError(f"the stream to {self._peer} broke: {error or type(error).__name__}") from error
+            raise self._error(f"the stream to {self._peer} broke: {error or type(error).__name__}") from error
         except BaseException:
             self._abandon()
             raise
@@ -98,6 +98,8 @@ class Libp2pStream:
     async def receive_bytes(self, max_bytes: int) -> bytes:
         """At least one byte and at most ``max_bytes``; none once the stream has ended, in whichever way."""
         try:
+            if self._answers is not None:
+                await self.wait_opened()
             await self._fill(1)
         except StreamError:
             return b""
@@ -107,10 +109,15 @@ class Libp2pStream:
 
     async def receive(self, max_bytes: int) -> bytes:
         """Receive one message of at most ``max_bytes``. Cancellation between messages loses nothing."""
+        if self._answers is not None:
+            await self.wait_opened()
+        return await self._read_message(max_bytes)
+
+    async def _read_message(self, max_bytes: int) -> bytes:
         length, header = await self._read_length()
         if length > max_bytes:
             await self.reset()
-            raise StreamError(f"{self._peer} sent a message of {length} bytes, where at most {max_bytes} are allowed")
+            raise self._error(f"{self._peer} sent a message of {length} bytes, where at most {max_bytes} are allowed")
         await self._fill(header + length)
         message = bytes(self._buffer[header : header + length])
         del self._buffer[: header + length]
@@ -125,7 +132,7 @@ class Libp2pStream:
             if byte < 0x80:
                 return value, index + 1
         await self.reset()
-        raise StreamError(f"{self._peer} sent a length that never ends")
+        raise self._error(f"{self._peer} sent a length that never ends")
 
     async def _fill(self, count: int) -> None:
         while len(self._buffer) < count:
@@ -134,10 +141,16 @@ class Libp2pStream:
             try:
                 chunk = await self._stream.read(READ_CHUNK_BYTES)
             except _BROKEN as error:
-                raise StreamError(f"the stream to {self._peer} ended: {error or type(error).__name__}") from error
+                raise self._error(f"the stream to {self._peer} ended: {error or type(error).__name__}") from error
             if not chunk:
-                raise StreamError(f"the stream to {self._peer} ended")
+                raise self._error(f"the stream to {self._peer} ended")
             self._buffer += chunk
+
+    def _error(self, text: str) -> StreamError:
+        """What is raised of a stream that broke: before its protocol was agreed on, that is a refusal of it."""
+        if self._answers is None:
+            return StreamError(text)
+        return ProtocolRefused(f"{text}, before {self._answers.protocol} was agreed on")
 
     def _abandon(self) -> None:
         """Reset from a task of the host's own: the caller may be cancelled, and half a message may have left."""

@@ -106,6 +106,9 @@ class MemoryStream:
         self._inbox.append((trio.current_time() + self._latency_s, message))
         self._wake.set()
 
+    async def wait_opened(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def send(self, message: bytes) -> None:
         await trio.lowlevel.checkpoint()
         if self._broken or self._closed:

@@ -224,5 +224,6 @@ async def test_a_trimmed_peer_hears_of_it(new_host: Any) -> None:
         with trio.fail_after(5):
             while first.peers():
                 await trio.sleep(0.01)
+        stream = await first.open_stream(server.peer_id, "/test/none/1", addrs=server.addrs)
         with pytest.raises(StreamError):
-            await first.open_stream(server.peer_id, "/test/none/1", addrs=server.addrs)
+            await stream.wait_opened()

@@ -30,7 +30,7 @@ from transport.host.limits import (
     MAX_INBOUND_STREAMS,
     STREAM_WINDOW_BYTES,
 )
-from transport.host.streams import encode_varint
+from transport.host.negotiation import encode_varint
 from transport.host.tcp import TcpStream
 from transport.identity import Identity
 

@@ -52,7 +52,7 @@ async def test_the_family_that_works_is_found_in_one_dial(new_host: Any) -> None
     async with new_host(listen=["/ip6/::1/tcp/0"]) as server, new_host(listen=[]) as client:
         hints = ["/ip4/127.0.0.1/tcp/1", server.addrs[0].partition("/p2p/")[0]]
         with trio.fail_after(5), pytest.raises(HostError, match="does not speak"):
-            await client.open_stream(server.peer_id, "/test/none/1", addrs=hints)
+            await (await client.open_stream(server.peer_id, "/test/none/1", addrs=hints)).wait_opened()
         assert client.peers()[0].addr == server.addrs[0]
 
 

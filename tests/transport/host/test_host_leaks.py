@@ -23,7 +23,7 @@ from transport.host.limits import (
     STREAM_WINDOW_BYTES,
     WRITE_STALL_S,
 )
-from transport.host.streams import encode_varint
+from transport.host.negotiation import encode_varint
 
 ECHO = "/test/echo/1"
 MULTISTREAM = b"\x13/multistream/1.0.0\n"

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import trio
 
-from transport.host import DialError, EventKind, GossipMessage, HostError, HostStream, Libp2pHost, StreamError
+from transport.host import (
+    DialError,
+    EventKind,
+    GossipMessage,
+    HostError,
+    HostStream,
+    Libp2pHost,
+    ProtocolRefused,
+    StreamError,
+)
 from transport.identity import Identity, PeerId
 
 ECHO = "/test/echo/1"
@@ -101,8 +110,9 @@ async def test_the_end_of_a_stream_is_an_error_that_names_the_peer(new_host: Any
 async def test_an_unknown_protocol_is_a_stream_error_that_says_so(new_host: Any) -> None:
     async with new_host() as server, new_host(listen=[]) as client:
         await client.connect(server.addrs[0])
-        with pytest.raises(StreamError, match="does not speak /test/none/1"):
-            await client.open_stream(server.peer_id, "/test/none/1")
+        stream = await client.open_stream(server.peer_id, "/test/none/1")
+        with pytest.raises(ProtocolRefused, match="does not speak /test/none/1"):
+            await stream.receive(10)
 
 
 async def test_a_protocol_has_one_handler(new_host: Any) -> None:

@@ -19,8 +19,9 @@ from transport.host import DialError, HostError, background
 from transport.host.addresses import expand_wildcard, explain, parse_addr, split_peer
 from transport.host.bootstrap import keep_connected, retry_delays
 from transport.host.limits import BOOTSTRAP_FIRST_RETRY_S, BOOTSTRAP_MAX_RETRY_S
+from transport.host.negotiation import encode_varint
 from transport.host.queues import NewsQueue
-from transport.host.streams import Libp2pStream, encode_varint
+from transport.host.streams import Libp2pStream
 from transport.identity import Identity, PeerId
 
 

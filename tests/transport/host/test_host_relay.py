@@ -100,7 +100,7 @@ async def test_the_direct_address_is_tried_before_the_relay(new_host: Any) -> No
     async with new_host(relay=RelayLimits()) as relay, new_host(relays=relay.addrs) as both, new_host() as visitor:
         await until(lambda: len(both.addrs) == 2)
         with pytest.raises(StreamError, match="does not speak"):
-            await visitor.open_stream(both.peer_id, "/test/none/1", addrs=[*reversed(both.addrs)])
+            await (await visitor.open_stream(both.peer_id, "/test/none/1", addrs=[*reversed(both.addrs)])).wait_opened()
         assert [info.relayed for info in visitor.peers()] == [False]
 
 
