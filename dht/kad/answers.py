@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from dht.kad.contacts import Contact
 from dht.kad.errors import BadMessage
@@ -22,7 +23,12 @@ _MAX_UNIX_S = 253_402_300_799  # the last second of the year 9999, which RFC 333
 
 def rfc3339(unix_s: float) -> str:
     """A time as libp2p records write it, in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(min(max(unix_s, 0.0), _MAX_UNIX_S), UTC)
+    return _rfc3339(round(1000 * min(max(unix_s, 0.0), _MAX_UNIX_S)))
+
+
+@lru_cache(maxsize=1024)  # a record is told as often as it is asked for
+def _rfc3339(unix_ms: int) -> str:
+    moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -122,6 +122,7 @@ def _shared(peer_id: PeerId, raw: bytes, addrs: tuple[bytes, ...]) -> Contact:
     return Contact(peer_id, raw, addrs)
 
 
+@lru_cache(maxsize=_CACHED)
 def seen_networks(addr: str) -> tuple[bytes, ...] | None:
     """The networks of the address that a connection stands on; None when it does not tell (relayed, or no IP)."""
     if _CIRCUIT in addr:

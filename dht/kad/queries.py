@@ -99,6 +99,7 @@ class Queries:
         with trio.move_on_after(self._config.query_s):
             async with trio.open_nursery() as nursery:
                 spread()
+        del spread  # the two functions know each other: a cycle for the garbage collector with all that they know
         return lookup, last[0] if last else None
 
     async def _step(

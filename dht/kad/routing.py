@@ -40,6 +40,7 @@ class RoutingTable:
         self._k = k
         self._diversity = diversity or Diversity()
         self._buckets: list[dict[int, _Entry]] = []  # each in the order in which its peers were last seen
+        self._per_network: dict[bytes, int] = {}  # peers in the table of each network
         self._replacements: dict[int, dict[int, Contact]] = {}
         self._touched: dict[int, float] = {}
 
@@ -101,28 +102,19 @@ class RoutingTable:
     def _admits(self, bucket: dict[int, _Entry], networks: tuple[bytes, ...]) -> bool:
         if not networks:
             return True
-        # Counted when somebody is about to enter, which is seldom: kept counts would take a third of a table's memory.
-        everywhere = self._count(networks, self._buckets)
-        here = self._count(networks, [bucket])
         limits = self._diversity
         for network in networks:
+            everywhere = self._per_network.get(network, 0)
             if not is_narrow(network):
-                if everywhere[network] >= limits.table_wide:
+                if everywhere >= limits.table_wide:
                     return False
-            elif everywhere[network] >= limits.table_narrow or here[network] >= limits.bucket_narrow:
+            elif everywhere >= limits.table_narrow:
                 return False
+            elif everywhere >= limits.bucket_narrow:
+                here = sum(network in entry.networks for entry in bucket.values())
+                if here >= limits.bucket_narrow:
+                    return False
         return True
-
-    @staticmethod
-    def _count(networks: tuple[bytes, ...], buckets: list[dict[int, _Entry]]) -> dict[bytes, int]:
-        """How many peers in ``buckets`` are in each of ``networks``."""
-        counts = dict.fromkeys(networks, 0)
-        for bucket in buckets:
-            for entry in bucket.values():
-                for network in entry.networks:
-                    if network in counts:
-                        counts[network] += 1
-        return counts
 
     def answered(
         self, contact: Contact, now: float, seen: tuple[bytes, ...] | None = None, *, own_word: bool = False
@@ -155,6 +147,8 @@ class RoutingTable:
                 return False
             self._drop(index, failing)
         bucket[contact.key] = _Entry(contact, networks, now)
+        for network in networks:
+            self._per_network[network] = self._per_network.get(network, 0) + 1
         if index in self._replacements:
             self._replacements[index].pop(contact.key, None)
         return known is None
@@ -202,7 +196,11 @@ class RoutingTable:
             self._drop(common_bits(key, self.own_key), key)
 
     def _drop(self, index: int, key: int) -> None:
-        del self._buckets[index][key]
+        for network in self._buckets[index].pop(key).networks:
+            if self._per_network[network] == 1:
+                del self._per_network[network]
+            else:
+                self._per_network[network] -= 1
 
     def take_replacement(self, near: int) -> Contact | None:
         """The newest replacement for the bucket of key ``near``, if that bucket has room; it is to be asked first."""

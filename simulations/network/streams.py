@@ -232,11 +232,13 @@ class VirtualStream:
 def _end_other_end(stream: VirtualStream) -> None:
     if stream.other is not None:  # None: it was refused
         stream.other._finish(_ENDED)
+        stream.other = None  # else each would keep the other for the garbage collector to find
 
 
 def _reset_other_end(stream: VirtualStream) -> None:
     if stream.other is not None:
         stream.other.fail(_RESET)
+        stream.other = None
 
 
 _ENDED = "the other side closed it"
