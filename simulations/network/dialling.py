@@ -144,7 +144,8 @@ class Dial:
         return Abort.SUCCEEDED
 
     def _arrive(self, what: tuple[_Attempt, float]) -> None:
-        """The handshake's last message reaches the other side."""
+        """The handshake reaches the other side, which answers; the connection stands there when the dialler's next
+        message arrives."""
         attempt, one_way = what
         host, target = self._host, attempt.target
         network = host.network
@@ -158,10 +159,9 @@ class Dial:
         network.bytes += HANDSHAKE_BYTES
         network.log.event(CONNECT, network.timeline.tick, host.number, target.number)
         theirs = target.accept(host, 2 * one_way, f"{attempt.addr}/p2p/{target.peer_id}", self._seen_as(attempt))
-        tick = network.timeline.at(now + one_way, self._finish, theirs)
-        if theirs is not None:
-            theirs.remote.last_tick = tick  # nothing overtakes the end of the handshake
-            target.link(theirs.remote)
+        network.timeline.at(now + one_way, self._finish, theirs)
+        if theirs is not None:  # nothing overtakes the end of the handshake
+            theirs.last_tick = network.timeline.at(now + 2 * one_way, target.stand, theirs.remote)
 
     def _seen_as(self, attempt: _Attempt) -> str:
         """Our address as the other side sees it: a NAT, or our own system, picked the port."""

@@ -144,6 +144,15 @@ class VirtualHost:
         ours.remote, theirs.remote = theirs, ours
         return theirs
 
+    def stand(self, link: Link) -> None:
+        """Our end of a connection that was dialled from elsewhere stands, unless we have stopped or filled up since."""
+        if self.alive and self._make_room():
+            self.link(link)
+        elif self.alive or not self.crashed:
+            link.close()
+        else:
+            link.remote.watch()
+
     def _make_room(self) -> bool:
         """Whether there is room for one connection more, after closing the idlest if need be."""
         if len(self._links) < MAX_CONNECTIONS:

@@ -93,6 +93,24 @@ const commands = {
     return { answer: hex(got.slice(1)) }
   },
 
+  // What js-libp2p does not do by itself: the negotiation and the first message of a stream in one go, as go-libp2p sends
+  // them. Every byte of the answer comes back.
+  async blurt ({ addr, protocol, message }) {
+    const connection = await node.dial(multiaddr(addr), { signal: AbortSignal.timeout(8000) })
+    const stream = await connection.muxer.createStream({})
+    const line = (text) => [text.length + 1, ...Buffer.from(text + '\n')]
+    const data = bytes(message)
+    const want = [...line('/multistream/1.0.0'), ...line(protocol), data.length, ...data]
+    stream.send(Uint8Array.from(want))
+    const got = []
+    for await (const chunk of stream) {
+      got.push(...chunk.subarray())
+      if (got.length >= want.length) break
+    }
+    await stream.close()
+    return { answer: hex(got), sent: hex(want) }
+  },
+
   // Messages whose bytes begin with `reject` are refused by the topic's validator, the others accepted.
   async subscribe ({ topic, reject }) {
     if (reject !== undefined) {

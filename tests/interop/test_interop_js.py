@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
-from transport.host import DialError, HostStream, Libp2pHost, format_swarm_key
+from transport.host import DialError, HostStream, Libp2pHost, ProtocolRefused, format_swarm_key
 from transport.identity import Identity
 
 LISTEN = ["/ip4/127.0.0.1/tcp/0"]
@@ -51,6 +52,72 @@ async def test_js_dials_us_and_opens_a_stream(js_peer: Any) -> None:
         said = await peer.ask("say", addr=ours.addrs[0], protocol=ECHO, message=b"bonjour".hex())
         assert bytes.fromhex(said["answer"]) == b"bonjour"
         assert [(info.peer_id, info.inbound) for info in ours.peers()] == [(peer.peer_id, True)]
+
+
+async def test_js_answers_in_the_second_exchange_on_a_connection_that_we_dial(js_peer: Any) -> None:
+    async with js_peer() as peer, trio.open_nursery() as nursery:
+        turns = Turns()
+        addr = await turns.path_to(peer.addrs[0], nursery)
+        async with host() as ours:
+            await ours.connect(addr)
+            stream = await ours.open_stream(peer.peer_id, ECHO)
+            await stream.send(b"at once")
+            assert await stream.receive(10) == b"at once"
+            assert turns.taken == 2, "the Noise handshake, then the request behind all that negotiates"
+        nursery.cancel_scope.cancel()
+
+
+async def test_js_may_send_its_first_message_behind_the_negotiation(js_peer: Any) -> None:
+    async with js_peer() as peer, host() as ours:
+        ours.set_handler(ECHO, echo)
+        said = await peer.ask("blurt", addr=ours.addrs[0], protocol=ECHO, message=b"bonjour".hex())
+        assert said["answer"] == said["sent"], "each line is echoed, and so is the message"
+
+
+async def test_a_protocol_that_js_does_not_speak_is_refused_whatever_was_sent_behind_it(js_peer: Any) -> None:
+    async with js_peer() as peer, host() as ours:
+        await ours.connect(peer.addrs[0])
+        for message in (b"short", os.urandom(5000)):
+            stream = await ours.open_stream(peer.peer_id, "/interop/none/1")
+            await stream.send(message)
+            with pytest.raises(ProtocolRefused):
+                await stream.receive(10)
+        assert await ping(ours, peer.peer_id) < 5
+
+
+class Turns:
+    """A path on which both sides take turns: what one says passes when it has fallen silent. ``taken`` counts how often
+    the dialler spoke."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def path_to(self, addr: str, nursery: trio.Nursery) -> str:
+        """Another address of the peer at ``addr``, which leads through here."""
+        parts = addr.split("/")
+        (listener,) = await nursery.start(
+            partial(trio.serve_tcp, partial(self._carry, int(parts[4])), 0, host="127.0.0.1")
+        )
+        return "/".join([*parts[:4], str(listener.socket.getsockname()[1]), *parts[5:]])
+
+    async def _carry(self, port: int, dialler: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as listener:
+            while True:
+                self.taken += await self._pass_on(dialler, listener)
+                await self._pass_on(listener, dialler)
+
+    @staticmethod
+    async def _pass_on(source: trio.SocketStream, sink: trio.SocketStream) -> bool:
+        said = b""
+        while True:
+            with trio.move_on_after(0.3) as silence:
+                chunk = bytes(await source.receive_some(65536))
+                said += chunk
+            if silence.cancelled_caught or not chunk:
+                break
+        if said:
+            await sink.send_all(said)
+        return bool(said)
 
 
 @pytest.mark.parametrize("we_dial", [True, False])

@@ -129,6 +129,7 @@ def test_behind_such_a_nat_a_host_has_no_address_and_is_reached_over_its_own_con
             assert inside.addrs == []
             await inside.connect(first.addrs[0])
             await inside.connect(second.addrs[0])
+            await trio.sleep(1)
             seen = [host.peers()[0].addr for host in (first, second)]
             assert all(addr.startswith(f"/ip4/{place.ip4}/tcp/") for addr in seen)
             assert (seen[0] != seen[1]) == (nat is Nat.SYMMETRIC)
@@ -153,6 +154,7 @@ def test_a_full_cone_lets_strangers_in_once_the_host_has_dialled_out() -> None:
             with pytest.raises(DialError, match="no answer in time"):
                 await stranger.connect(inside.addrs[0])
             await inside.connect(friend.addrs[0])
+            await trio.sleep(1)
             assert friend.peers()[0].addr == inside.addrs[0]
             assert await stranger.connect(inside.addrs[0]) == inside.peer_id
 
@@ -169,10 +171,10 @@ def test_a_host_with_ipv4_alone_reaches_the_ipv4_address_of_one_with_both() -> N
             network.open(identity(3), new) as six,
         ):
             assert [addr.partition("/tcp/")[0] for addr in target.addrs] == ["/ip4/9.8.7.6", "/ip6/2a02:1::1"]
+            target.set_handler(ECHO, echo)
             for host in (four, six):
-                await connected(host, target) if not target.peers() else await host.open_stream(
-                    target.peer_id, ECHO, addrs=target.addrs
-                )
+                stream = await host.open_stream(target.peer_id, ECHO, addrs=target.addrs)
+                await stream.wait_opened()
             with pytest.raises(DialError, match="network is unreachable"):
                 await four.connect(six.addrs[0])
 

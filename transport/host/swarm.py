@@ -11,13 +11,11 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.transport.upgrader import TransportUpgrader
 
 from transport.host import hardening
 from transport.host.limits import CLOSING_CONNECTIONS, NEGOTIATE_S
 from transport.host.tcp import TcpTransport
+from transport.host.upgrading import EagerUpgrader
 from transport.identity import PeerId
 
 
@@ -26,7 +24,7 @@ def new_swarm(keys: Any, transport: TcpTransport, max_connections: int) -> Swarm
     peer = ID.from_pubkey(keys.public_key)
     peerstore = PeerStore()
     peerstore.add_key_pair(peer, keys)
-    upgrader = TransportUpgrader(hardening.noise_only(keys), {YAMUX_ID: Yamux}, int(NEGOTIATE_S))
+    upgrader = EagerUpgrader(hardening.noise_only(keys), NEGOTIATE_S)
     config = ConnectionConfig(
         # The last line of defence only: transport.host.manager keeps the numbers below these.
         max_connections=max_connections + CLOSING_CONNECTIONS,

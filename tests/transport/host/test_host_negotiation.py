@@ -14,6 +14,7 @@ from transport.host import ProtocolRefused, StreamError
 from transport.host.limits import NEGOTIATE_S
 from transport.host.negotiation import Answers, Refusal, encode_varint, proposal
 from transport.host.streams import Libp2pStream
+from transport.host.upgrading import read_answers
 from transport.identity import PeerId
 
 PROTOCOL = "/test/echo/1"
@@ -143,3 +144,28 @@ def test_no_answer_but_the_right_one_is_taken(line: bytes) -> None:
     with pytest.raises(Refusal):
         answers.take(line)
     assert proposal(PROTOCOL) == AGREED
+
+
+class _Bytes:
+    """A connection that gives these bytes and then ends."""
+
+    def __init__(self, data: bytes) -> None:
+        self.left = data
+
+    async def read(self, n: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if not self.left:
+            raise ConnectionResetError
+        data, self.left = self.left[:n], self.left[n:]
+        return data
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_a_dialler_takes_the_answers_and_not_a_byte_more(rest: bytes, agreed: bool) -> None:
+    connection, answers = _Bytes(AGREED + rest if agreed else rest), Answers(PROTOCOL)
+    if agreed:
+        trio.run(read_answers, connection, answers)
+        assert connection.left == rest
+    else:
+        with pytest.raises((Refusal, ConnectionResetError)):
+            trio.run(read_answers, connection, answers)
