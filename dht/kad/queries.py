@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -82,24 +83,22 @@ class Queries:
         request = encode_message(Message(kind, key))
         last: list[LookupRequest] = []
 
-        async def follow(step: LookupRequest | None) -> None:
-            # One task asks one peer after another; only width beyond that costs another task.
+        async def follow(step: LookupRequest | None, nursery: trio.Nursery, again: Callable[..., Any]) -> None:
+            # One task asks one peer after another; only width beyond that costs another task. It is given itself: a
+            # function that knows its own name is a cycle, with all that it knows, for the garbage collector.
             while step is not None:
                 if await self._step(lookup, step, kind, request, session, take):
                     last.append(step)
                     nursery.cancel_scope.cancel()
                     return
                 step = lookup.next_request(trio.current_time())
-                spread()
-
-        def spread() -> None:
-            while (extra := lookup.next_request(trio.current_time())) is not None:
-                nursery.start_soon(follow, extra)
+                while (extra := lookup.next_request(trio.current_time())) is not None:
+                    nursery.start_soon(again, extra, nursery, again)
 
         with trio.move_on_after(self._config.query_s):
             async with trio.open_nursery() as nursery:
-                spread()
-        del spread  # the two functions know each other: a cycle for the garbage collector with all that they know
+                while (first := lookup.next_request(trio.current_time())) is not None:
+                    nursery.start_soon(follow, first, nursery, follow)
         return lookup, last[0] if last else None
 
     async def _step(
