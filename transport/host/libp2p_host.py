@@ -21,7 +21,7 @@ from transport.host import hardening
 from transport.host.addresses import (
     best_first,
     dialable,
-    expand_wildcard,
+    expand_all,
     explain,
     lacks_family,
     parse_addr,
@@ -229,8 +229,7 @@ class Libp2pHost:
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
             return [*map(Multiaddr, self._announce), *self._relays.addrs()]
-        direct = (expanded for addr in self._listening for expanded in expand_wildcard(addr))
-        return best_first(direct, self._relays.addrs())
+        return best_first(expand_all(self._listening), self._relays.addrs())
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""

@@ -165,6 +165,13 @@ RELAY_BYTES = 8 * 1024 * 1024
 RELAY_SECONDS = 1800.0
 """How long one circuit may stand; whoever still needs it dials again."""
 
+MAX_RELAY_RESERVATIONS, MAX_RELAY_CIRCUITS, MAX_RELAY_BYTES = 128, 128, 1 << 34
+"""What an owner may raise these to. Each reservation holds one of MAX_INBOUND_CONNECTIONS, of which a third stays for
+others; 128 circuits have 64 MiB of windows."""
+
+MAX_RELAYS = 4
+"""Relays that a host keeps a place on: two are advertised (MAX_ADVERTISED_ADDRS), the others stand by."""
+
 RELAY_CONNECT_S = 5.0
 """Each exchange of hop and stop messages; a dial through a relay has DIAL_S in all."""
 
