@@ -395,7 +395,14 @@ async def _start_tasks(node: ProviderNode, nursery: trio.Nursery, data_dir: Data
     async def controllers() -> None:
         await run_controllers(node.shop.steps, rng, after_update=after_update)
 
+    async def follow_addresses() -> None:
+        async with node.host.events() as events:
+            async for event in events:
+                if event.kind is EventKind.LISTENING:  # a relay keeps a place for us: others have to know
+                    after_update()
+
     nursery.start_soon(controllers)
+    nursery.start_soon(follow_addresses)
     nursery.start_soon(announce)
 
 
