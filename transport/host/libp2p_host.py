@@ -92,7 +92,8 @@ class Libp2pHost:
         self._clock = clock
         self._book = PeerBook()
         self._budget = hardening.HalfOpenBudget()
-        self._accept = hardening.accept_inbound(self._swarm, self._budget)
+        self._handshakes = hardening.HandshakeRates()
+        self._accept = hardening.accept_inbound(self._swarm, self._budget, self._handshakes)
         self._relays = RelayClient(self._open_at_relay, self._accept, nursery.start_soon, psk, clock)
         self._relay: RelayService | None = None
         self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, clock)

@@ -39,6 +39,19 @@ MAX_HALF_OPEN_PER_ADDRESS = 32
 INBOUND_HANDSHAKE_S = 8.0
 """From accept to an authenticated, multiplexed connection. A slow link needs under 2 s; a slow-loris gets 8."""
 
+HANDSHAKES_BURST, HANDSHAKES_PER_S = 32, 2.0
+"""Inbound handshakes of one IPv4 address or IPv6 /64: twice the connections that it may have, at once, then as many as
+cost us a hundredth of a core (5 ms each). Peers that keep their connections make one an hour."""
+
+HANDSHAKES_BURST_NETWORK, HANDSHAKES_PER_S_NETWORK = 128, 8.0
+"""The same of one /24 or /48: twice the connections that it may have, four addresses' worth a second."""
+
+HANDSHAKES_BURST_LOCAL, HANDSHAKES_PER_S_LOCAL = 512, 64.0
+"""The same of one loopback address, where swarms of the owner's own processes start, and of all circuits together."""
+
+MAX_HANDSHAKE_ORIGINS = 8192
+"""Addresses and networks whose handshakes are counted: a megabyte."""
+
 DIAL_S = 8.0
 """From the first SYN to an authenticated connection, for one address."""
 
