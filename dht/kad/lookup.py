@@ -69,7 +69,14 @@ class Lookup:
     tells what came of it; it is over when there is nobody to ask and nothing in flight."""
 
     def __init__(
-        self, target: int, seeds: Sequence[Contact], config: KadConfig, *, own_key: int = -1, radius: int = 0
+        self,
+        target: int,
+        seeds: Sequence[Contact],
+        config: KadConfig,
+        *,
+        own_key: int = -1,
+        radius: int = 0,
+        outsiders: Sequence[Contact] = (),
     ) -> None:
         self.target = target
         self._radius = radius
@@ -85,6 +92,10 @@ class Lookup:
         self._turn = 0
         for number, seed in enumerate(seeds):
             self._hear(seed, number % count, 1)
+        self._outsiders: list[tuple[int, int]] = []  # (distance, path) of those who are asked however far they are
+        for number, peer in enumerate(outsiders):
+            self._hear(peer, number % count, 1)
+            self._outsiders.append((peer.key ^ target, number % count))
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -92,6 +103,10 @@ class Lookup:
         """Whom to ask next, if anybody may be asked now (seconds of any one clock)."""
         if self.requests >= MAX_REQUESTS:
             return None
+        while self._outsiders:
+            distance, number = self._outsiders.pop()
+            if (outsider := self._peers.get(distance)) is not None and outsider.state is _State.HEARD:
+                return self._ask(outsider, number, now)
         for _ in self._paths:
             number = self._turn
             self._turn = (number + 1) % len(self._paths)
@@ -100,12 +115,15 @@ class Lookup:
                 continue
             peer = next((peer for peer in self._window(number) if peer.state is _State.HEARD), None)
             if peer is not None:
-                peer.state, peer.path, peer.since = _State.ASKED, number, now
-                peer.tries += 1
-                self.requests += 1
-                self._flying[peer.distance] = peer
-                return LookupRequest(peer.told[number], number)
+                return self._ask(peer, number, now)
         return None
+
+    def _ask(self, peer: _Peer, number: int, now: float) -> LookupRequest:
+        peer.state, peer.path, peer.since = _State.ASKED, number, now
+        peer.tries += 1
+        self.requests += 1
+        self._flying[peer.distance] = peer
+        return LookupRequest(peer.told[number], number)
 
     def answered(self, contact: Contact, closer: Sequence[Contact]) -> None:
         """A peer answered, and named these."""

@@ -41,7 +41,7 @@ INBOUND_HANDSHAKE_S = 8.0
 
 HANDSHAKES_BURST, HANDSHAKES_PER_S = 32, 2.0
 """Inbound handshakes of one IPv4 address or IPv6 /64: twice the connections that it may have, at once, then as many as
-cost us a hundredth of a core (5 ms each). Peers that keep their connections make one an hour."""
+cost us a fiftieth of a core (10 ms each, connection and identify included)."""
 
 HANDSHAKES_BURST_NETWORK, HANDSHAKES_PER_S_NETWORK = 128, 8.0
 """The same of one /24 or /48: twice the connections that it may have, four addresses' worth a second."""
