@@ -151,9 +151,11 @@ def test_peers_of_many_networks_or_of_none_that_counts_need_no_outsiders() -> No
     near = table.closest(table.own_key, 20)
     assert len(near) == 20
     assert table.outsiders(near, 6) == []
-    at_home = [peer(number, ip="192.168.1.5") for number in range(200, 220)]
-    assert table.outsiders(at_home, 6) == []
     assert table.outsiders([], 6) == []
+    at_home = RoutingTable(OWN)
+    for number in range(40):
+        at_home.answered(peer(number, ip="192.168.1.5"), 0.0)
+    assert at_home.outsiders(at_home.closest(at_home.own_key, 20), 6) == []
 
 
 def test_private_addresses_are_not_counted() -> None:
