@@ -296,8 +296,8 @@ class Directory:
 
     def _hear(self, message: GossipMessage) -> bool | None:
         """The gossip validator: only a provider itself gossips its record, only its newest is passed on, and no more of
-        them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored. Those who
-        are not known for long share an allowance, which is what inventing identities spends."""
+        them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored. Those
+        not known for long share an allowance, which is what inventing identities spends."""
         now = trio.current_time()
         known = self.index.is_settled(message.origin)
         if not ((known or self._strangers.take("", now)) and self._origins.take(message.origin, now)):

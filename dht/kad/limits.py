@@ -88,8 +88,8 @@ LOOKUP_PER_NARROW, LOOKUP_PER_WIDE = 2, 5
 
 LOOKUP_NETWORKS, OUTSIDERS = 15, 6
 """A look-up that would begin with k = 20 peers of fewer /16s than the first also asks so many peers of others: honest
-peers are of 17 to 20 where half are homes and half in data centres, and 20 of an attacker's who has addresses in 30 /16s
-of 15 in the mean. So whoever fills a newcomer's table with ids of a few networks does not get its look-ups."""
+peers are of 17 to 20 where half are homes and half in data centres, and 20 of an attacker's with addresses in 30 /16s
+are of 15 in the mean. So whoever fills a newcomer's table with ids of a few networks does not get its look-ups."""
 
 CHECK_AFTER_S = 900.0
 """A peer not heard for this long is asked whether it lives: seven requests a minute for an unused table of a hundred.

@@ -72,9 +72,7 @@ class Queries:
         self._table.touch(target, started)
         seeds = self._table.closest(target, self._config.k)
         radius, outsiders = self._density.radius(self._table.reach()), self._table.outsiders(seeds, OUTSIDERS)
-        lookup = Lookup(
-            target, seeds, self._config, own_key=self._table.own_key, radius=radius, outsiders=outsiders
-        )
+        lookup = Lookup(target, seeds, self._config, own_key=self._table.own_key, radius=radius, outsiders=outsiders)
         take = prepare(lookup)
         request = encode_message(Message(kind, key))
         last: list[LookupRequest] = []

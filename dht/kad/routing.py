@@ -240,8 +240,8 @@ class RoutingTable:
                 return
 
     def outsiders(self, near: Sequence[Contact], count: int) -> list[Contact]:
-        """At most ``count`` peers of /16s or /32s that none of ``near`` is in, one of each, the longest known first; none
-        if ``near`` are of many networks, as honest peers are, or of none that counts."""
+        """At most ``count`` peers of /16s or /32s that none of ``near`` is in, one of each, the farthest bucket first;
+        none if ``near`` are of many networks, as honest peers are, or of none that counts."""
         present = {network for peer in near for network in self._wide(peer)}
         if not present or len(present) >= min(LOOKUP_NETWORKS, len(near)):
             return []

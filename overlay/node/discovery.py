@@ -210,7 +210,7 @@ async def open_onlooker(
 async def open_discovery(
     config: Config, data_dir: DataDir, identity: Identity, subnet: Subnet, host: Host
 ) -> AsyncIterator[Discovery]:
-    """The directory of a node. One that listens nowhere asks the table and does not serve it; nor does one that has to be
+    """The directory of a node. One that listens nowhere asks the table and does not serve it; nor does one that is
     reached through relays, which carry four connections with it and would carry little else.
 
     Raises :class:`~overlay.errors.ConfigError` when the table's file cannot be used."""

@@ -475,7 +475,7 @@ async def _open_listener(config: Config, endpoint: TunnelEndpoint, jobs: JobServ
         context = open_tunnel_listener(endpoint, node.tunnel_host or None, node.tunnel_port, serve)
         listener = await context.__aenter__()
     except OSError as error:
-        raise PortBusy(node.tunnel_host or "0.0.0.0", node.tunnel_port) from error
+        raise PortBusy(node.tunnel_host or "every address", node.tunnel_port) from error
     try:
         yield listener
     finally:

@@ -114,7 +114,7 @@ async def scenario(make: Make, *, by_gossip: bool) -> tuple[bool, bool]:
                 await stream.send(encode([1, "", 64]))
                 page = Page.from_bytes(await stream.receive(1 << 20))
         assert honest in page.envelopes
-        assert {peer for peer in dropped} <= {ATTACKER.peer_id}
+        assert set(dropped) <= {ATTACKER.peer_id}
         believed = known.index.heard(ATTACKER.peer_id)
         assert believed is None or believed.signed.record.seq == 2
         nursery.cancel_scope.cancel()

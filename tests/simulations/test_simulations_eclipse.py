@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ HONEST, CROWD = 30, 45
 class Memory:
     """What a node has on disk."""
 
-    snapshot: Snapshot = Snapshot()
+    snapshot: Snapshot = field(default_factory=Snapshot)
 
     def load(self) -> Snapshot:
         return self.snapshot
@@ -58,8 +58,8 @@ class Crowd:
         return {host.peer_id for host in self.hosts}
 
     async def gather(self, swarm: Swarm, stack: AsyncExitStack, *, networks: int, ground: int) -> None:
-        """So many identities in as many /24s, four of a /16; the nearest to the newcomer of ``ground`` times as many. They
-        make themselves known to all honest nodes."""
+        """So many identities in as many /24s, four of a /16; of ``ground`` times as many those nearest to the newcomer.
+        They make themselves known to all honest nodes."""
         rng, target = random.Random(9), key_of(peer_bytes(NEWCOMER.peer_id))
         made = [Identity(rng.randbytes(32)) for _ in range(CROWD * ground)]
         made.sort(key=lambda identity: key_of(peer_bytes(identity.peer_id)) ^ target)
@@ -108,10 +108,8 @@ async def _silence(stream: HostStream) -> None:
 
 
 async def _try(host: VirtualHost, addr: str) -> None:
-    try:
+    with suppress(HostError):
         await host.connect(addr)
-    except HostError:
-        pass
 
 
 @dataclass
@@ -168,9 +166,7 @@ class Newcomer:
         return Seen(len(honest), sum(got) / len(got), self.world.provider in {peer for peer, _, _ in known})
 
 
-def eclipsed(
-    scenario: Callable[[World], Awaitable[Any]], *, seed: int = 1, networks: int = 16, ground: int = 1
-) -> Any:
+def eclipsed(scenario: Callable[[World], Awaitable[Any]], *, seed: int = 1, networks: int = 16, ground: int = 1) -> Any:
     """Run ``scenario`` in a world where the crowd has settled."""
 
     async def main() -> Any:

@@ -149,9 +149,7 @@ async def flooded() -> Seen:
                     took[number] = trio.current_time() - begun
             await trio.sleep(0.05)
         late_host = await enter(network.open(Identity(b"n" * 32), bootstrap=[hosts[0].addrs[0], evil.addrs[0]]))
-        kad = await enter(
-            Kademlia(late_host, SUBNET, validators={}, clock=network.unix_time, rng=random.Random(1))
-        )
+        kad = await enter(Kademlia(late_host, SUBNET, validators={}, clock=network.unix_time, rng=random.Random(1)))
         late = await directory(late_host, Identity(b"n" * 32), kad)
         came = trio.current_time()
         with trio.move_on_after(60):

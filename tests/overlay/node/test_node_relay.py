@@ -1,4 +1,4 @@
-"""Relays by configuration, on real sockets: a provider that nobody can dial names one, and is found, asked and served."""
+"""Relays by configuration, on real sockets: a provider that nobody can dial names one, and is found and served."""
 
 from __future__ import annotations
 

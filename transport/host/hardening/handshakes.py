@@ -26,8 +26,8 @@ class Rate:
 
 
 class HandshakeRates:
-    """An authenticated handshake costs us milliseconds and a stranger an address, not an identity: upstream does as many
-    as come (network/swarm.py:2044). An address that has used up its allowance is hung up on before anything is
+    """An authenticated handshake costs us milliseconds and a stranger an address, not an identity: upstream does as
+    many as come (network/swarm.py:2044). An address that has used up its allowance is hung up on before anything is
     computed, and nobody else is. Loopback and circuits, which share what has no address, get more.
 
     Times are seconds of one monotonic clock. The origins unused for longest are forgotten, their allowance with them.
@@ -65,8 +65,8 @@ class HandshakeRates:
         return allowed
 
     def spend(self, origin: Origin, now: float) -> None:
-        """One has been done, or failed when we had done our part. Those begun at once may spend more than there was: the
-        address owes it."""
+        """One has been done, or failed when we had done our part. Those begun at once may spend more than there was: it
+        is owed."""
         for name, rate in self._rates(origin).items():
             level = self._level(name, rate, now) - 1.0
             self._buckets.pop(name, None)
