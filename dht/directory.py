@@ -35,6 +35,8 @@ from dht.limits import (
     REGOSSIP_INTERVAL_S,
     RENEW_AHEAD_S,
     SEARCH_RETRY_S,
+    STRANGERS_BURST,
+    STRANGERS_PER_S,
     WANTED_PROVIDERS,
     WITHDRAW_FLUSH_S,
 )
@@ -91,6 +93,7 @@ class Directory:
         self._changed = trio.Event()
         self._news = trio.Event()
         self._origins = Allowance(GOSSIP_BURST, GOSSIP_PER_S, MAX_ORIGINS)
+        self._strangers = Allowance(STRANGERS_BURST, STRANGERS_PER_S, 1)
         self._regossip_at = float("-inf")
         self._stack = AsyncExitStack()
 
@@ -293,8 +296,11 @@ class Directory:
 
     def _hear(self, message: GossipMessage) -> bool | None:
         """The gossip validator: only a provider itself gossips its record, only its newest is passed on, and no more of
-        them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored."""
-        if not self._origins.take(message.origin, trio.current_time()):
+        them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored. Those
+        not known for long share an allowance, which is what inventing identities spends."""
+        now = trio.current_time()
+        known = self.index.is_settled(message.origin)
+        if not ((known or self._strangers.take("", now)) and self._origins.take(message.origin, now)):
             return None if len(message.data) <= MAX_RECORD_BYTES else False
         try:
             _, verdict = self._take(message.data, Source.GOSSIP, message.origin)

@@ -83,6 +83,10 @@ class CapacityIndex:
             self._file(forgotten)
         self._file(peer)
 
+    def is_settled(self, peer: PeerId) -> bool:
+        """Whether a provider is more than a newcomer: it has renewed its record for a while, or was dealt with."""
+        return peer in self._all and self._all.standing(peer) is not Standing.NEWCOMER
+
     def judge(self, signed: SignedRecord, now: float) -> Verdict:
         """What :meth:`add` would say, changing nothing."""
         try:

@@ -141,6 +141,11 @@ RENEW_AHEAD_S = 60.0
 GOSSIP_BURST, GOSSIP_PER_S = 8, 1.0
 """Records of one origin that are looked at: an honest one sends a change every 2 s and repeats one every 5 s."""
 
+STRANGERS_BURST, STRANGERS_PER_S = 512, 50.0
+"""Gossiped records of providers that have not settled, all together: a market of 500 that starts at once is heard at
+once. A flood of invented identities costs a node 50 signature checks a second, and is passed on no faster: with the 200
+messages a second that one neighbour may send, nobody's news is crowded out by those."""
+
 MAX_ORIGINS = 8192
 """Origins whose rate is remembered: twice the providers that an index holds."""
 

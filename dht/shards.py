@@ -114,8 +114,9 @@ def read(key: bytes, peers: Iterable[PeerId]) -> Reading:
     rank = int(_QUANTILE * count)
     quantile = max(weights[rank], 1e-9)
     size = (rank + 1) / quantile
-    # One or two may have small weights by chance; they must be very small to be taken for a sample.
-    sampled = quantile < _EVEN and size > (SHARD_CAP if count < 3 else SHARD_CAP / 2)
+    # One or two may have small weights by chance, and a sample seldom is of so few: they must be very small to be taken
+    # for one. The second provider of a market still lists itself a bit too deep in 1 of 100, and at the root as well.
+    sampled = quantile < _EVEN and size > (4 * SHARD_CAP if count < 3 else SHARD_CAP / 2)
     if sampled or count > SHARD_CAP:
         return Reading(count, max(size, count), True)
     return Reading(count, count, False)

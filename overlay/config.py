@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from overlay.errors import ConfigError
+from transport.host import limits as host_limits
 
 NANOTON_PER_TON = 1_000_000_000
 
@@ -28,10 +29,10 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     preset: str = ""
     """A named set of defaults: see `PRESETS`."""
-    listen: list[str] = msgspec.field(default_factory=lambda: ["/ip4/0.0.0.0/tcp/4001"])
+    listen: list[str] = msgspec.field(default_factory=lambda: ["/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"])
     """libp2p addresses of the control plane; port 0 takes any free one."""
-    tunnel_host: str = "0.0.0.0"  # noqa: S104 — a provider is there to be reached; loopback by `--listen`
-    """Address that the tunnel listener binds."""
+    tunnel_host: str = ""
+    """Address that the tunnel listener binds; empty means every one of this machine, IPv4 and IPv6."""
     tunnel_port: int = 0
     """Port of the tunnel listener, 0 for any free one."""
     announce: list[str] = msgspec.field(default_factory=list)
@@ -53,6 +54,23 @@ class DiscoverySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hear and tell of offers among connected nodes."""
     dht: bool = True
     """List offers in the distributed hash table, and search it for what is not known."""
+
+
+class RelaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[relay]`: being reached through others where nobody can dial us, and carrying for others."""
+
+    use: list[str] = msgspec.field(default_factory=list)
+    """Multiaddrs of relays to be reached through, each ending in `/p2p/<peer id>`."""
+    serve: bool = False
+    """Carry connections for others, within the bounds below."""
+    reservations: int = host_limits.RELAY_RESERVATIONS
+    """Peers that a place is kept for."""
+    circuits: int = host_limits.RELAY_CIRCUITS
+    """Connections carried at once."""
+    circuit_bytes: int = host_limits.RELAY_BYTES
+    """Bytes of one of them, both ways together; then it is cut."""
+    circuit_s: int = int(host_limits.RELAY_SECONDS)
+    """How long one may stand."""
 
 
 class PriceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +158,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: NodeSection = NodeSection()
     discovery: DiscoverySection = DiscoverySection()
+    relay: RelaySection = RelaySection()
     price: PriceSection = PriceSection()
     market: MarketSection = MarketSection()
     ton: TonSection = TonSection()
@@ -284,7 +303,22 @@ def _check(tree: Mapping[str, Any], source: str) -> Config:
         raise _explain(error, source) from None
 
 
+def _check_relay(section: RelaySection) -> None:
+    most = {
+        "reservations": host_limits.MAX_RELAY_RESERVATIONS,
+        "circuits": host_limits.MAX_RELAY_CIRCUITS,
+        "circuit_bytes": host_limits.MAX_RELAY_BYTES,
+        "circuit_s": int(host_limits.RELAY_RESERVATION_S),
+    }
+    for name, limit in most.items():
+        if not 0 < (value := getattr(section, name)) <= limit:
+            raise ConfigError(f"relay.{name}: from 1 to {limit}, not {value}")
+    if len(section.use) > host_limits.MAX_RELAYS:
+        raise ConfigError(f"relay.use: {host_limits.MAX_RELAYS} relays at most, not {len(section.use)}")
+
+
 def _check_ranges(config: Config) -> None:
+    _check_relay(config.relay)
     from compute.tasks import Task
 
     for task in config.node.serve:

@@ -86,6 +86,11 @@ loopback addresses are not counted: whoever has one is on our own network."""
 LOOKUP_PER_NARROW, LOOKUP_PER_WIDE = 2, 5
 """The same for the k closest that a lookup believes in: a flood of ids from one network gets a tenth of them."""
 
+LOOKUP_NETWORKS, OUTSIDERS = 15, 6
+"""A look-up that would begin with k = 20 peers of fewer /16s than the first also asks so many peers of others: honest
+peers are of 17 to 20 where half are homes and half in data centres, and 20 of an attacker's with addresses in 30 /16s
+are of 15 in the mean. So whoever fills a newcomer's table with ids of a few networks does not get its look-ups."""
+
 CHECK_AFTER_S = 900.0
 """A peer not heard for this long is asked whether it lives: seven requests a minute for an unused table of a hundred.
 Those that a look-up meets are found out at once."""

@@ -77,6 +77,7 @@ class Lookup:
         own_key: int = -1,
         radius: int = 0,
         settled: int | None = None,
+        outsiders: Sequence[Contact] = (),
     ) -> None:
         """``settled``: how many of a window must have answered (default: all); beyond them it is enough that two paths
         told of a peer. A window of more than k, which an attack makes, must answer whole."""
@@ -95,6 +96,10 @@ class Lookup:
         self._turn = 0
         for number, seed in enumerate(seeds):
             self._hear(seed, number % count, 1)
+        self._outsiders: list[tuple[int, int]] = []  # (distance, path) of those who are asked however far they are
+        for number, peer in enumerate(outsiders):
+            self._hear(peer, number % count, 1)
+            self._outsiders.append((peer.key ^ target, number % count))
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -102,6 +107,10 @@ class Lookup:
         """Whom to ask next, if anybody may be asked now (seconds of any one clock)."""
         if self.requests >= MAX_REQUESTS:
             return None
+        while self._outsiders:
+            distance, number = self._outsiders.pop()
+            if (outsider := self._peers.get(distance)) is not None and outsider.state is _State.HEARD:
+                return self._ask(outsider, number, now)
         for _ in self._paths:
             number = self._turn
             self._turn = (number + 1) % len(self._paths)
@@ -110,11 +119,7 @@ class Lookup:
                 continue
             peer = self._next(number)
             if peer is not None:
-                peer.state, peer.path, peer.since = _State.ASKED, number, now
-                peer.tries += 1
-                self.requests += 1
-                self._flying[peer.distance] = peer
-                return LookupRequest(peer.told[number], number)
+                return self._ask(peer, number, now)
         return None
 
     def _next(self, number: int) -> _Peer | None:
@@ -129,6 +134,13 @@ class Lookup:
     def _vouched(self, peer: _Peer) -> bool:
         """Whether as many paths told of a peer as one liar has not."""
         return len(peer.told) >= min(2, len(self._paths))
+
+    def _ask(self, peer: _Peer, number: int, now: float) -> LookupRequest:
+        peer.state, peer.path, peer.since = _State.ASKED, number, now
+        peer.tries += 1
+        self.requests += 1
+        self._flying[peer.distance] = peer
+        return LookupRequest(peer.told[number], number)
 
     def answered(self, contact: Contact, closer: Sequence[Contact]) -> None:
         """A peer answered, and named these."""

@@ -366,7 +366,7 @@ class Kademlia:
     # --- numbers ------------------------------------------------------------------------------------------------------
 
     def _note_lookup(self, report: LookupReport) -> None:
-        self._lookups += 1
+        self._lookups += report.requests > 0  # a node that knows nobody yet looks up in vain, and asks nobody
         self._requests += report.requests
         self._failures += report.failures
         if self._on_lookup is not None:

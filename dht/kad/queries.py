@@ -13,7 +13,7 @@ from dht.kad.contacts import Contact
 from dht.kad.density import Density
 from dht.kad.errors import BadMessage, InvalidRecord
 from dht.kad.keys import key_of
-from dht.kad.limits import STORE_WIDTH
+from dht.kad.limits import OUTSIDERS, STORE_WIDTH
 from dht.kad.lookup import Lookup, LookupRequest
 from dht.kad.messages import Message, MessageType, encode_message
 from dht.kad.neighbours import Neighbours
@@ -77,8 +77,16 @@ class Queries:
         target = key_of(key)
         self._table.touch(target, started)
         seeds = self._table.closest(target, self._config.k)
-        radius = self._density.radius(self._table.reach())
-        lookup = Lookup(target, seeds, self._config, own_key=self._table.own_key, radius=radius, settled=settled)
+        radius, outsiders = self._density.radius(self._table.reach()), self._table.outsiders(seeds, OUTSIDERS)
+        lookup = Lookup(
+            target,
+            seeds,
+            self._config,
+            own_key=self._table.own_key,
+            radius=radius,
+            settled=settled,
+            outsiders=outsiders,
+        )
         take = prepare(lookup)
         request = encode_message(Message(kind, key))
         last: list[LookupRequest] = []

@@ -8,12 +8,12 @@ networks are counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dht.kad.config import Diversity
 from dht.kad.contacts import Contact, is_narrow
 from dht.kad.keys import common_bits, peer_key
-from dht.kad.limits import FIRST_FILL, KEY_BITS, MAX_FAILURES, MAX_REPLACEMENTS, K
+from dht.kad.limits import FIRST_FILL, KEY_BITS, LOOKUP_NETWORKS, MAX_FAILURES, MAX_REPLACEMENTS, K
 from transport.identity import PeerId
 
 
@@ -244,6 +244,25 @@ class RoutingTable:
             found.append(entry.contact)
             if len(found) >= n:
                 return
+
+    def outsiders(self, near: Sequence[Contact], count: int) -> list[Contact]:
+        """At most ``count`` peers of /16s or /32s that none of ``near`` is in, one of each, the farthest bucket first;
+        none if ``near`` are of many networks, as honest peers are, or of none that counts."""
+        present = {network for peer in near for network in self._wide(peer)}
+        if not present or len(present) >= min(LOOKUP_NETWORKS, len(near)):
+            return []
+        found: list[Contact] = []
+        for bucket in self._buckets:
+            for entry in bucket.values():
+                networks = [network for network in entry.networks if not is_narrow(network)]
+                if networks and not entry.failures and present.isdisjoint(networks):
+                    present.update(networks)
+                    found.append(entry.contact)
+        return found[:count]
+
+    def _wide(self, peer: Contact) -> list[bytes]:
+        entry = self._entry(peer.key)
+        return [network for network in (entry.networks if entry else ()) if not is_narrow(network)]
 
     def reach(self) -> int | None:
         """The distance of our own k-th neighbour; None if we know fewer."""

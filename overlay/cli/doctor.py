@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -91,13 +92,18 @@ def _port(addr: str) -> Finding:
         host, port = parts[2], int(parts[4])
     except (IndexError, ValueError):
         return Finding("listen address", False, addr, "write it like /ip4/0.0.0.0/tcp/4001")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    six = ":" in host
+    try:
+        with socket.socket(socket.AF_INET6 if six else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if six:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((host, port))
-        except OSError as error:
-            fix = "stop what listens there, or choose another with --listen"
-            return Finding("listen address", False, f"{addr}: {error.strerror}", fix)
+    except OSError as error:
+        if host == "::" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return Finding("listen address", True, f"{addr} is left out: this machine has no IPv6", optional=True)
+        fix = "stop what listens there, or choose another with --listen"
+        return Finding("listen address", False, f"{addr}: {error.strerror}", fix)
     return Finding("listen address", True, f"{addr} is free")
 
 

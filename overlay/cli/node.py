@@ -13,6 +13,7 @@ from overlay.cli.output import Output, prices_text, short
 from overlay.control import call_control
 from overlay.datadir import home, open_data_dir
 from overlay.events import ton
+from overlay.node import reachability
 from overlay.node.discovery import table_text
 
 app = typer.Typer(help="Run a node and look at it.", no_args_is_help=True)
@@ -65,6 +66,7 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
     if "addrs" in state:  # a client listens nowhere
         output.line(f"control plane {' '.join(state['addrs'])}")
         output.line(f"tunnel        {' '.join(state['tunnel_addrs'])}")
+        output.line(f"reachable     {reachability.text(state['reachable'])}")
     output.line(f"wallet        {state['wallet']}  {state['network']}")
     _discovery(output, state["peers"], state["discovery"])
     output.table(

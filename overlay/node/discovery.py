@@ -210,7 +210,8 @@ async def open_onlooker(
 async def open_discovery(
     config: Config, data_dir: DataDir, identity: Identity, subnet: Subnet, host: Host
 ) -> AsyncIterator[Discovery]:
-    """The directory of a node. One that listens nowhere asks the table and does not serve it.
+    """The directory of a node. One that listens nowhere asks the table and does not serve it; nor does one that is
+    reached through relays, which carry four connections with it and would carry little else.
 
     Raises :class:`~overlay.errors.ConfigError` when the table's file cannot be used."""
     section = config.discovery
@@ -220,8 +221,9 @@ async def open_discovery(
             path = data_dir.path / f"kad-{subnet.id}.sqlite3"
             # Listings are renewed by the directory, which knows under which keys; the table does it never.
             shape = KadConfig(provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=float("inf"))
+            client_only = not host.addrs or bool(config.relay.use)
             table = Kademlia(
-                host, subnet.id, validators={}, config=shape, client_only=not host.addrs, storage=SqliteStorage(path)
+                host, subnet.id, validators={}, config=shape, client_only=client_only, storage=SqliteStorage(path)
             )
             try:
                 await stack.enter_async_context(table)

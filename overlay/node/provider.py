@@ -30,7 +30,7 @@ from compute.usage import Prices, Unit
 from dht import CapacityRecord, Directory, Offer, RecordError, sign_record
 from overlay import channels
 from overlay.chain import Chain, open_chain
-from overlay.config import Config, NodeSection, PriceSection
+from overlay.config import Config, NodeSection, PriceSection, RelaySection
 from overlay.control import serve_control
 from overlay.datadir import DataDir, neighbours, running_here
 from overlay.errors import CocoonError, ConfigError, PortBusy
@@ -52,13 +52,14 @@ from overlay.market import (
 from overlay.node import views
 from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.engines import make_engines, served_tasks
+from overlay.node.reachability import Reachability
 from overlay.node.reaching import carry_tunnels
 from overlay.node.upkeep import JobTally, clean_ledger, settle_memory
 from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
-from transport.host import HostError, HostEvent, Libp2pHost
+from transport.host import HostError, HostEvent, Libp2pHost, RelayLimits
 from transport.host.interface import EventKind
 from transport.identity import Identity
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelListener, open_tunnel_listener
@@ -171,6 +172,7 @@ class ProviderNode:
     log: EventLog
     started_at: float
     discovery: Discovery
+    reachability: Reachability
     crowded: bool = False
     """Whether it was told that not every offer is announced."""
 
@@ -211,6 +213,7 @@ class ProviderNode:
             "uptime_s": round(time.time() - self.started_at),
             "addrs": list(self.host.addrs),
             "tunnel_addrs": self.tunnel_addrs,
+            "reachable": self.reachability.state(),
             "wallet": self.chain.account.wallet.friendly_address(),
             "network": self.chain.network,
             "peers": len(self.host.peers()),
@@ -347,8 +350,9 @@ async def open_provider(
         )
         carry_tunnels(host, subnet.id, listener)
         node = ProviderNode(
-            identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery
-        )
+            identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery,
+            Reachability(host, time.time),
+        )  # fmt: skip
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(tally.run)
@@ -384,13 +388,21 @@ async def _start_tasks(node: ProviderNode, nursery: trio.Nursery, data_dir: Data
     }
     await nursery.start(serve_control, data_dir.path, commands)
     nursery.start_soon(tell_host_events, node.host, node.log)
+    nursery.start_soon(node.reachability.watch)
     nursery.start_soon(node.channels.guard)
     rng = random.Random(os.urandom(8))  # noqa: S311 — a phase, no secret
 
     async def controllers() -> None:
         await run_controllers(node.shop.steps, rng, after_update=after_update)
 
+    async def follow_addresses() -> None:
+        async with node.host.events() as events:
+            async for event in events:
+                if event.kind is EventKind.LISTENING:  # a relay keeps a place for us: others have to know
+                    after_update()
+
     nursery.start_soon(controllers)
+    nursery.start_soon(follow_addresses)
     nursery.start_soon(announce)
 
 
@@ -425,8 +437,9 @@ async def open_host(
     def opening(addrs: Sequence[str]) -> AbstractAsyncContextManager[Libp2pHost]:
         announce = config.node.announce if listen else ()
         return Libp2pHost.open(
-            identity, addrs, bootstrap=targets, psk=subnet.swarm_key, announce=announce, peerstore=peerstore
-        )
+            identity, addrs, bootstrap=targets, psk=subnet.swarm_key, announce=announce, peerstore=peerstore,
+            relay=_relay_limits(config.relay) if listen else None, relays=config.relay.use if listen else (),
+        )  # fmt: skip
 
     async with AsyncExitStack() as stack:
         try:
@@ -437,10 +450,19 @@ async def open_host(
                     raise
                 # Nobody asked for port 4001: a second node on one machine simply takes another.
                 log.warning("port_busy", f"{config.node.listen[0]} is in use; listening on any free port instead")
-                host = await stack.enter_async_context(opening(["/ip4/0.0.0.0/tcp/0"]))
+                host = await stack.enter_async_context(opening(["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"]))
         except HostError as error:
-            raise ConfigError(f"{error} (see node.listen, node.announce and --bootstrap)") from error
+            raise ConfigError(f"{error} (see node.listen, node.announce, relay.use and --bootstrap)") from error
         yield host
+
+
+def _relay_limits(section: RelaySection) -> RelayLimits | None:
+    if not section.serve:
+        return None
+    return RelayLimits(
+        reservations=section.reservations, circuits=section.circuits,
+        circuit_bytes=section.circuit_bytes, circuit_s=float(section.circuit_s),
+    )  # fmt: skip
 
 
 @asynccontextmanager
@@ -450,10 +472,10 @@ async def _open_listener(config: Config, endpoint: TunnelEndpoint, jobs: JobServ
 
     node = config.node
     try:
-        context = open_tunnel_listener(endpoint, node.tunnel_host, node.tunnel_port, serve)
+        context = open_tunnel_listener(endpoint, node.tunnel_host or None, node.tunnel_port, serve)
         listener = await context.__aenter__()
     except OSError as error:
-        raise PortBusy(node.tunnel_host, node.tunnel_port) from error
+        raise PortBusy(node.tunnel_host or "every address", node.tunnel_port) from error
     try:
         yield listener
     finally:

@@ -21,6 +21,7 @@ DIAL_S = 5.0
 """For one address: a provider behind a dead one has others."""
 
 _LOOPBACK = "/ip4/127."
+_IP4 = "/ip4/"
 
 
 def tunnel_protocol(subnet_id: str) -> str:
@@ -81,8 +82,10 @@ def _relayed(host: Host, peer: PeerId) -> bool:
 def _near(host: Host, peer: PeerId, record: CapacityRecord) -> Sequence[str]:
     """Loopback first for a provider that the control plane reaches by loopback: it runs on this machine, and its
     published address may be one that routers do not lead back."""
-    here = any(p.peer_id == peer and p.addr.startswith(_LOOPBACK) for p in host.peers())
-    ports = [addr.rpartition("/tcp/")[2] for addr in record.tunnel_addrs if not addr.startswith(_LOOPBACK)]
+    loopback = (_LOOPBACK, "/ip6/::1/")
+    here = any(p.peer_id == peer and not p.relayed and p.addr.startswith(loopback) for p in host.peers())
+    elsewhere = [addr for addr in record.tunnel_addrs if addr.startswith(_IP4) and not addr.startswith(_LOOPBACK)]
+    ports = [addr.rpartition("/tcp/")[2] for addr in elsewhere]
     return [f"{_LOOPBACK}0.0.1/tcp/{port}" for port in dict.fromkeys(ports)] if here else []
 
 

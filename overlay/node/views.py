@@ -22,7 +22,10 @@ from overlay.settlement.chain import TxResult
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, Store
 from transport.tunnel import TunnelStats
 
-_WILDCARD = "/ip4/0.0.0.0/"
+_WILDCARDS = {"/ip4/0.0.0.0/": ("ip4", "dns4", "dns"), "/ip6/::/": ("ip6", "dns6", "dns")}
+"""Listening on every interface, and the kinds of address at which that is reached."""
+
+_LOOPBACK = {"ip4": "127.0.0.1", "ip6": "::1"}
 
 
 def selling(
@@ -178,24 +181,27 @@ def claimed(held: Held, result: TxResult) -> dict[str, Any]:
 
 
 def reachable(addrs: Sequence[str], host_addrs: Sequence[str]) -> list[str]:
-    """Tunnel addresses to publish: a listener on every interface is reachable wherever the control plane is."""
+    """Tunnel addresses to publish: a listener on every interface is reachable wherever the control plane is, but for
+    relays, which carry the control plane alone."""
     found: list[str] = []
+    direct = [addr.split("/") for addr in host_addrs if "/p2p-circuit" not in addr]
     for addr in addrs:
-        if not addr.startswith(_WILDCARD):
+        kinds = next((kinds for wildcard, kinds in _WILDCARDS.items() if addr.startswith(wildcard)), None)
+        if kinds is None:
             found.append(addr)
             continue
         port = addr.rpartition("/")[2]
-        found.extend("/".join([*host_addr.split("/")[:3], "tcp", port]) for host_addr in host_addrs)
+        found.extend("/".join([*parts[:3], "tcp", port]) for parts in direct if parts[1] in kinds)
     return list(dict.fromkeys(found))
 
 
 def local_addrs(host_addrs: Sequence[str], config: Config) -> list[str]:
     """The control plane's addresses for neighbours on this machine: loopback, where we listen on every interface."""
-    everywhere = {a.rpartition("/")[2] for a in config.node.listen if a.startswith(_WILDCARD)}
+    everywhere = {a.split("/")[1] for a in config.node.listen if a.startswith(tuple(_WILDCARDS))}
     found = []
     for addr in host_addrs:
         parts = addr.split("/")
-        if everywhere and parts[1] == "ip4":
-            parts[2] = "127.0.0.1"
+        if parts[1] in everywhere and "p2p-circuit" not in parts:
+            parts[2] = _LOOPBACK[parts[1]]
         found.append("/".join(parts))
     return list(dict.fromkeys(found))

@@ -97,7 +97,7 @@ async def test_a_busy_network_does_not_make_whoever_waits_search_more_often(
             for number in range(2000):
                 who, at = Identity((5000 + number).to_bytes(32, "big")), int(net.wall())
                 message = GossipMessage(TOPIC, who.peer_id, sign_record(who, selling("other", issued_at=at)).envelope)
-                assert host.validators[TOPIC](message) is True
+                assert host.validators[TOPIC](message) is not False
                 await trio.sleep(0.005)
 
         async with trio.open_nursery() as nursery:

@@ -189,6 +189,17 @@ def test_leaves_and_samples_are_told_apart_in_97_of_100_cases_and_samples_measur
     assert sorted(ratios)[285] < 2.5
 
 
+def test_one_or_two_providers_are_a_leaf_whatever_their_weights_but_in_one_case_of_fifty() -> None:
+    crowd = peers(3000, 6)
+    key = name(Shard(0, 0))
+    alone = sum(read(key, [peer]).inner for peer in crowd)
+    pairs = sum(read(key, crowd[number : number + 2]).inner for number in range(0, 3000, 2))
+    assert 0 < alone <= 0.02 * 3000
+    assert pairs <= 0.002 * 1500
+    few_of_many = sorted(crowd, key=lambda peer: weight(key, peer))[:2]
+    assert read(key, few_of_many).inner  # two that are left of a sample of thousands say so
+
+
 def test_a_false_listing_or_two_do_not_make_a_sample_look_like_a_leaf() -> None:
     key = name(Shard(3, 1))
     ranked = sorted(peers(2000), key=lambda peer: weight(key, peer))

@@ -93,6 +93,18 @@ def expand_wildcard(addr: Multiaddr) -> list[Multiaddr]:
     return [Multiaddr(f"/{_FAMILY_NAMES[family]}/{address}/tcp/{port}") for address in best_first]
 
 
+def expand_all(addrs: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """The same of several. Loopback of one family is left out when another family leads out of this machine: it would
+    be of no use to others, and is no choice of the user's."""
+    found: list[Multiaddr] = []
+    fallback: list[Multiaddr] = []
+    for addr in addrs:
+        for expanded in expand_wildcard(addr):
+            alone = expanded != addr and ip_address(host_and_port(expanded)[0]).is_loopback
+            (fallback if alone else found).append(expanded)
+    return found or fallback
+
+
 def best_first(addrs: Iterable[Multiaddr], circuits: Sequence[Multiaddr] = ()) -> list[Multiaddr]:
     """The few addresses that we advertise: public ones before others, else in the order given, then those through
     relays, for at most half of which there is always room."""

@@ -21,7 +21,7 @@ from transport.host import hardening
 from transport.host.addresses import (
     best_first,
     dialable,
-    expand_wildcard,
+    expand_all,
     explain,
     lacks_family,
     parse_addr,
@@ -92,7 +92,8 @@ class Libp2pHost:
         self._clock = clock
         self._book = PeerBook()
         self._budget = hardening.HalfOpenBudget()
-        self._accept = hardening.accept_inbound(self._swarm, self._budget)
+        self._handshakes = hardening.HandshakeRates()
+        self._accept = hardening.accept_inbound(self._swarm, self._budget, self._handshakes)
         self._relays = RelayClient(self._open_at_relay, self._accept, nursery.start_soon, psk, clock)
         self._relay: RelayService | None = None
         self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, clock)
@@ -229,8 +230,7 @@ class Libp2pHost:
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
             return [*map(Multiaddr, self._announce), *self._relays.addrs()]
-        direct = (expanded for addr in self._listening for expanded in expand_wildcard(addr))
-        return best_first(direct, self._relays.addrs())
+        return best_first(expand_all(self._listening), self._relays.addrs())
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""

@@ -39,6 +39,19 @@ MAX_HALF_OPEN_PER_ADDRESS = 32
 INBOUND_HANDSHAKE_S = 8.0
 """From accept to an authenticated, multiplexed connection. A slow link needs under 2 s; a slow-loris gets 8."""
 
+HANDSHAKES_BURST, HANDSHAKES_PER_S = 32, 2.0
+"""Inbound handshakes of one IPv4 address or IPv6 /64: twice the connections that it may have, at once, then as many as
+cost us a fiftieth of a core (10 ms each, connection and identify included)."""
+
+HANDSHAKES_BURST_NETWORK, HANDSHAKES_PER_S_NETWORK = 128, 8.0
+"""The same of one /24 or /48: twice the connections that it may have, four addresses' worth a second."""
+
+HANDSHAKES_BURST_LOCAL, HANDSHAKES_PER_S_LOCAL = 512, 64.0
+"""The same of one loopback address, where swarms of the owner's own processes start, and of all circuits together."""
+
+MAX_HANDSHAKE_ORIGINS = 8192
+"""Addresses and networks whose handshakes are counted: a megabyte."""
+
 DIAL_S = 8.0
 """From the first SYN to an authenticated connection, for one address."""
 
@@ -164,6 +177,13 @@ RELAY_BYTES = 8 * 1024 * 1024
 
 RELAY_SECONDS = 1800.0
 """How long one circuit may stand; whoever still needs it dials again."""
+
+MAX_RELAY_RESERVATIONS, MAX_RELAY_CIRCUITS, MAX_RELAY_BYTES = 128, 128, 1 << 34
+"""What an owner may raise these to. Each reservation holds one of MAX_INBOUND_CONNECTIONS, of which a third stays for
+others; 128 circuits have 64 MiB of windows."""
+
+MAX_RELAYS = 4
+"""Relays that a host keeps a place on: two are advertised (MAX_ADVERTISED_ADDRS), the others stand by."""
 
 RELAY_CONNECT_S = 5.0
 """Each exchange of hop and stop messages; a dial through a relay has DIAL_S in all."""

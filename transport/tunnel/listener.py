@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -103,10 +104,25 @@ class TunnelListener:
                 del self._per_peer[tunnel.peer_id]
 
 
+async def _bind(host: str | None, port: int) -> list[trio.SocketListener]:
+    if host is not None:
+        return list(await trio.open_tcp_listeners(port, host=host, backlog=LISTEN_BACKLOG))
+    sockets = list(await trio.open_tcp_listeners(port, host="0.0.0.0", backlog=LISTEN_BACKLOG))  # noqa: S104
+    try:
+        same = sockets[0].socket.getsockname()[1]
+        sockets += await trio.open_tcp_listeners(same, host="::", backlog=LISTEN_BACKLOG)
+    except OSError as error:
+        if port and error.errno == errno.EADDRINUSE:  # somebody chose this port
+            sockets[0].socket.close()
+            raise
+        log.info("no tunnels over IPv6: %s", error)  # no such addresses here, or that free port is taken there
+    return sockets
+
+
 @asynccontextmanager
 async def open_tunnel_listener(
     endpoint: TunnelEndpoint,
-    host: str,
+    host: str | None,
     port: int,
     handler: TunnelHandler,
     *,
@@ -114,11 +130,12 @@ async def open_tunnel_listener(
     tuning: Tuning = SYSTEM_TUNING,
 ) -> AsyncIterator[TunnelListener]:
     """Listen on ``host``:``port`` (0: any free port) and serve each tunnel with ``handler`` until the block is left.
+    ``host`` None means every address of the machine, on a socket for each family that it has.
 
     ``listener.addrs`` are the addresses to publish, such as ``/ip4/127.0.0.1/tcp/4002``. Raises ``OSError`` when the
     port is taken. Leaving cancels the handlers and closes all tunnels.
     """
-    sockets = await trio.open_tcp_listeners(port, host=host, backlog=LISTEN_BACKLOG)
+    sockets = await _bind(host, port)
     try:
         for sock in sockets:  # accepted ones inherit it, in time for the window scale of the handshake
             tuning.apply(sock.socket)

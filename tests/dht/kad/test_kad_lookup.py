@@ -218,6 +218,30 @@ def test_a_liar_whose_friends_are_nearest_of_all_spoils_only_its_own_path(
     assert lookup.requests <= MAX_REQUESTS
 
 
+def test_outsiders_are_asked_first_however_far_they_are_and_what_they_tell_counts() -> None:
+    rng = random.Random(1)
+    peers = [peer(number) for number in rng.sample(range(1000), 150)]
+    knows = tables(peers, rng)
+    target = rng.getrandbits(256)
+    crowd = sybils(target, 20, nearest(peers, target, 20)[9:], ip=None)  # nearer than all but nine honest ones
+    far = nearest(peers, target, 150)[-3:]
+
+    def answer(asked: Contact) -> list[Contact]:
+        return crowd if asked in crowd else nearest(knows[asked.peer_id], target, 20)
+
+    blind = Lookup(target, crowd, CONFIG)
+    drive(blind, answer, rng)
+    assert not set(blind.closest(20)) & set(peers)
+    lookup = Lookup(target, crowd, CONFIG, outsiders=far)
+    first = [lookup.next_request(0.0) for _ in far]
+    assert {step.contact for step in first if step} == set(far)
+    for step in first:
+        assert step is not None
+        lookup.answered(step.contact, answer(step.contact))
+    drive(lookup, answer, rng)
+    assert len(set(nearest(peers, target, 9)) & set(lookup.closest(29))) >= 5
+
+
 @pytest.mark.parametrize("settled", [None, SETTLED])
 def test_where_ids_are_too_dense_a_record_goes_to_all_who_should_be_nearest(settled: int | None) -> None:
     """The attacker holds the 30 nearest ids, of 30 networks, and the honest name them truthfully."""

@@ -135,6 +135,7 @@ async def test_a_node_alone_answers_at_once(autojump_clock: MockClock, network: 
     assert await node.get(b"/plain/other") is None
     assert await node.closest(b"k") == []
     assert await node.find_providers(multihash("x")) == []
+    assert node.stats().lookups == 0  # nobody was asked
     with pytest.raises(InvalidRecord):
         await node.put(b"/unknown/k", b"1")
 

@@ -140,6 +140,38 @@ def test_what_is_seen_of_a_connection_counts_more_than_what_is_claimed() -> None
     assert len(table) == Diversity().table_narrow
 
 
+def test_outsiders_are_of_other_slash_16s_one_of_each_where_the_near_ones_are_of_few() -> None:
+    table = RoutingTable(OWN)
+    crowd = [peer(number, ip=f"9.{number % 3}.{number}.1") for number in range(60)]
+    others = [peer(number, ip=f"{100 + number % 4}.7.{number % 200}.1") for number in range(300, 340)]
+    for each in [*others, *crowd]:
+        table.answered(each, 0.0)
+    near = [each for each in crowd if each.peer_id in table]
+    found = table.outsiders(near, 6)
+    assert sorted(network for each in found for network in each.networks if len(network) == 3) == [
+        bytes([ord("4"), 100 + number, 7]) for number in range(4)
+    ]
+    assert len(table.outsiders(near, 2)) == 2
+    for each in found:
+        table.failed(each.peer_id)
+    assert not set(found) & set(table.outsiders(near, 6))
+
+
+def test_peers_of_many_networks_or_of_none_that_counts_need_no_outsiders() -> None:
+    table = RoutingTable(OWN)
+    many = [peer(number) for number in range(300)]
+    for each in many:
+        table.answered(each, 0.0)
+    near = table.closest(table.own_key, 20)
+    assert len(near) == 20
+    assert table.outsiders(near, 6) == []
+    assert table.outsiders([], 6) == []
+    at_home = RoutingTable(OWN)
+    for number in range(40):
+        at_home.answered(peer(number, ip="192.168.1.5"), 0.0)
+    assert at_home.outsiders(at_home.closest(at_home.own_key, 20), 6) == []
+
+
 def test_private_addresses_are_not_counted() -> None:
     table = RoutingTable(OWN)
     for number in in_bucket(0)[:20]:

@@ -25,7 +25,7 @@ def node(models: int, lines: list[NodeEvent]) -> ProviderNode:
         shop=SimpleNamespace(offers=lambda: offers),
         log=EventLog(lines.append, lambda: 0.0),
         started_at=0.0,
-        **dict.fromkeys(("chain", "ledger", "directory", "jobs", "channels", "discovery")),
+        **dict.fromkeys(("chain", "ledger", "directory", "jobs", "channels", "discovery", "reachability")),
     )
 
 

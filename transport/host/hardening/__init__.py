@@ -26,6 +26,7 @@ P16   listeners and identify run as trio system tasks            :mod:`transport
 P17   identify keeps a gigabyte of one peer's claims             :func:`bound_identify`
 P18   streams that the other side never closes are kept          :func:`guard_streams`, :func:`forget`
 P19   a connection to a peer that does not read never closes     :func:`close_connection`
+P20   handshakes are done as fast as anybody asks for them       :class:`HandshakeRates`
 ====  =========================================================  ====================================================
 """
 
@@ -40,6 +41,7 @@ from transport.host.hardening.dialling import (
 )
 from transport.host.hardening.flow import WindowOverrun, mend_flow_control
 from transport.host.hardening.gossip import skip_sender_records, widen_gossip_queues
+from transport.host.hardening.handshakes import HandshakeRates
 from transport.host.hardening.identify import bound_identify, identify_in
 from transport.host.hardening.quiet import log, quiet_libp2p
 from transport.host.hardening.security import libp2p_keys, noise_only
@@ -49,6 +51,7 @@ from transport.host.hardening.streams import forget, guard_streams, open_muxed_s
 __all__ = [
     "ContainedManager",
     "HalfOpenBudget",
+    "HandshakeRates",
     "WindowOverrun",
     "accept_inbound",
     "bound_identify",

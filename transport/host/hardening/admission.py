@@ -1,4 +1,4 @@
-"""P2, P11: sockets that have not said who they are."""
+"""P2, P11, P20: sockets that have not said who they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import trio
 from libp2p.network.swarm import Swarm
 
+from transport.host.hardening.handshakes import HandshakeRates
 from transport.host.hardening.quiet import log
 from transport.host.limits import INBOUND_HANDSHAKE_S, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS
 from transport.host.origins import origin_of
@@ -59,7 +60,7 @@ class HalfOpenBudget:
         return dict(self._by_address)
 
 
-def accept_inbound(swarm: Swarm, budget: HalfOpenBudget) -> Callable[[Any], Awaitable[None]]:
+def accept_inbound(swarm: Swarm, budget: HalfOpenBudget, rates: HandshakeRates) -> Callable[[Any], Awaitable[None]]:
     """The handler of accepted sockets: authenticate within the budget and a deadline, then be done (P2, P11).
 
     Upstream's handler keeps its task and its slot until the host stops (network/swarm.py:2044 and 2060, limiter at
@@ -70,22 +71,30 @@ def accept_inbound(swarm: Swarm, budget: HalfOpenBudget) -> Callable[[Any], Awai
 
     async def accept(stream: Any) -> None:
         remote = stream.get_remote_address()
-        address = origin_of(remote[0] if remote else None).address
+        origin = origin_of(remote[0] if remote else None)
+        address = origin.address
+        if not rates.allows(origin, trio.current_time()):
+            stream.abort()
+            return
         ticket, victim = budget.enter(address)
         if victim is not None and (abort := evict.pop(victim, None)) is not None:
             abort()
         evict[ticket] = stream.abort
+        worked = True
         try:
             with trio.fail_after(INBOUND_HANDSHAKE_S):
                 await swarm.upgrade_inbound_raw_conn(stream.raw(False), None)
         except Exception as error:
+            worked = not isinstance(error, trio.TooSlowError)  # a slow one is bounded by the half-open budget
             log.debug("an inbound connection from %s failed: %r", address, error)
             stream.abort()
         except BaseException:
             stream.abort()
             raise
         finally:
-            evict.pop(ticket, None)
+            given_up = evict.pop(ticket, None) is None
+            if worked and not given_up:
+                rates.spend(origin, trio.current_time())
             budget.leave(ticket)
 
     return accept
