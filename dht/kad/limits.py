@@ -128,8 +128,8 @@ answers for 13 requests a get, 7 gave 0.94 to 0.99, and 9 gives 0.99 to 1.0 for 
 
 # --- time -----------------------------------------------------------------------------------------------------------
 OPEN_S = 3.0
-"""How long a stream to a peer may take to open, connecting included: six or seven round trips with a far peer, and what
-was given up before it ended is a dial lost."""
+"""How long a stream to a peer may take to open, connecting included: two round trips with a far peer, or three
+and a retransmission; what is given up before it ends is a dial lost."""
 
 FIRST_TIMEOUT_S, MIN_TIMEOUT_S, MAX_TIMEOUT_S = 5.0, 1.0, 10.0
 """How long a reply may take on an open stream: at first, and the bounds of what is learnt from replies."""

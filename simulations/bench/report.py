@@ -93,7 +93,9 @@ def show(report: dict[str, Any], output: Output) -> None:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(_shown(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def machine() -> dict[str, Any]:

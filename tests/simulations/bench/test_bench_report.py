@@ -55,7 +55,10 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known_ones() -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     async def rows(quick: bool, output: Output) -> list[Row]:
         output.note("measuring")
-        return [row("a", "speed", [5.0], "1/s", at_least=4, peer=[9.0, 8.0]), Row("b", "left out", None, "s", "≤ 1")]
+        return [
+            row("a", "speed", [5.0], "1/s", at_least=4, peer=[9.0, 8.0]),
+            Row("b", "left out", None, "s", "≤ 1", extra={"digests": ["ab"]}),
+        ]
 
     monkeypatch.setitem(simulations.bench.BENCHES, "small", rows)
 
@@ -75,7 +78,7 @@ def test_people_get_a_table_with_every_row(capsys: pytest.CaptureFixture[str]) -
     run_bench("small", True, Output(as_json=False))
     printed = capsys.readouterr().out
     assert "speed\t5 1/s\t≥ 4\tyes\tpeer 9 8" in printed
-    assert "left out\t-\t≤ 1\t-" in printed
+    assert "left out\t-\t≤ 1\t-\tdigests ab" in printed
 
 
 @pytest.mark.usefixtures("measured")
