@@ -16,13 +16,14 @@ the other paths go on to the honest ones.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, is_narrow
 from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_TRIES, MAX_WINDOW, SLOW_S
+from transport.identity import PeerId
 
 
 class _State(Enum):
@@ -78,12 +79,18 @@ class Lookup:
         radius: int = 0,
         settled: int | None = None,
         outsiders: Sequence[Contact] = (),
+        handy: Callable[[PeerId], bool] | None = None,
+        reach: int = 0,
     ) -> None:
-        """``settled``: how many of a window must have answered (default: all); beyond them it is enough that two paths
+        """``handy``: whom it costs little to ask, such as a connected peer: of peers nearer than ``reach``, at which
+        any may hold what is sought, these are asked first. For look-ups that one answer ends.
+        ``settled``: how many of a window must have answered (default: all); beyond them it is enough that two paths
         told of a peer. A window of more than k, which an attack makes, must answer whole."""
         self.target = target
         self._radius = radius
         self._settled = config.k if settled is None else settled
+        self._handy = handy
+        self._reach = reach
         self.requests = 0
         self.failures = 0
         self._config = config
@@ -125,6 +132,12 @@ class Lookup:
     def _next(self, number: int) -> _Peer | None:
         """The nearest peer in a path's window that is to be asked still."""
         window = self._window(number)
+        if self._handy is not None:
+            for peer in window:
+                if peer.distance >= self._reach:
+                    break
+                if peer.state is _State.HEARD and self._handy(peer.told[number].peer_id):
+                    return peer
         settled = self._settled if len(window) <= self._config.k else len(window)
         for index, peer in enumerate(window):
             if peer.state is _State.HEARD and (index < settled or not self._vouched(peer)):

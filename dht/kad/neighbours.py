@@ -78,6 +78,10 @@ class Neighbours:
         """Its last connection is gone."""
         self._seen.pop(peer, None)
 
+    def connected_to(self, peer: PeerId) -> bool:
+        """Whether a connection stands, as far as we remember."""
+        return peer in self._seen
+
     def met(self, peer: PeerId) -> None:
         """A peer connected or asked us something: it lives, and is asked whether it serves if it would be let in and
         there are few like it; the many come in by answering us some time."""

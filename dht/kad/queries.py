@@ -77,7 +77,9 @@ class Queries:
         target = key_of(key)
         self._table.touch(target, started)
         seeds = self._table.closest(target, self._config.k)
-        radius, outsiders = self._density.radius(self._table.reach()), self._table.outsiders(seeds, OUTSIDERS)
+        reach = self._table.reach()
+        radius, outsiders = self._density.radius(reach), self._table.outsiders(seeds, OUTSIDERS)
+        one_is_enough = kind is MessageType.GET_VALUE and self._validators.self_certifying(key)
         lookup = Lookup(
             target,
             seeds,
@@ -86,6 +88,8 @@ class Queries:
             radius=radius,
             settled=settled,
             outsiders=outsiders,
+            handy=self._neighbours.connected_to if one_is_enough else None,
+            reach=reach or 0,
         )
         take = prepare(lookup)
         request = encode_message(Message(kind, key))

@@ -128,6 +128,23 @@ def test_who_is_named_on_one_path_alone_is_asked_before_a_record_is_sent_to_him(
     assert set(line[:20]) <= set(lookup.closest(40))  # all of them were asked, and answered
 
 
+def test_of_those_who_may_hold_it_the_connected_are_asked_first_where_one_answer_is_enough() -> None:
+    target = 0
+    line = nearest([peer(number) for number in range(60)], target, 60)
+    handy = {line[9].peer_id, line[30].peer_id}
+    lookup = Lookup(target, line[20:40], KadConfig(paths=1), handy=lambda p: p in handy, reach=line[20].key ^ target)
+    first = lookup.next_request(0.0)
+    assert first
+    assert first.contact is line[20]
+    lookup.answered(first.contact, line[:20])
+    second = lookup.next_request(0.0)
+    assert second
+    assert second.contact is line[9]
+    third = lookup.next_request(0.0)
+    assert third
+    assert third.contact is line[0]
+
+
 def test_no_more_than_alpha_are_in_flight_while_it_gets_nearer_and_the_last_round_is_wide() -> None:
     rng = random.Random(1)
     target = rng.getrandbits(256)
