@@ -2,11 +2,12 @@
 
 Method. A devnet (the TVM and the configuration of ``@ton/sandbox``) with two real wallets v5r1, both deployed before
 anything is counted, and a clock that stands still. *A channel's whole life* is everything that leaves both parties'
-pockets from the first message to the last: what the two wallets hold before, less what they hold after, divided by the
-number of channels, when nothing is in flight any more and every channel is gone. So it counts the external messages'
-import fees, the wallets' gas, every forward fee, the channels' gas and the gas with which the wallets take in what comes
-back; not the rent, which grows with time (given beside it, for a month). Channels are opened by wallet messages as
-large as an external message may be, without answers (query id 0), and end by claim-and-close in messages of 255.
+pockets from the first message to the last: what the two wallets hold before, less what they hold after, divided by
+the number of channels, when nothing is in flight any more and every channel is gone. So it counts the external
+messages' import fees, the wallets' gas, every forward fee, the channels' gas and the gas with which the wallets take
+in what comes back; not the rent, which grows with time (given beside it, for a month). Channels are opened by wallet
+messages as large as an external message may be, without answers (query id 0), and end by claim-and-close in messages
+of 255.
 
 Nothing here depends on the machine: the same contract gives the same numbers everywhere.
 """
@@ -17,9 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import trio
-
-from overlay.settlement.cells import ChannelTerms, claim_body, top_up_body
+from overlay.settlement.cells import ChannelTerms, top_up_body
 from overlay.settlement.chain import TonClient, WalletAccount, claim, claim_many, open_channel
 from overlay.settlement.chain.operations import Claim
 from overlay.settlement.devnet import Devnet
@@ -86,7 +85,7 @@ class _Bench:
     async def pockets(self) -> int:
         """What both wallets hold when nothing is on its way."""
         while self.devnet.totals().in_flight_nanoton:
-            await trio.sleep(0.01)
+            await self.client.next_block()
         return await self.payer.balance_nanoton() + await self.payee.balance_nanoton()
 
     async def open_quietly(self, terms: Sequence[ChannelTerms], deposit: int = _DEPOSIT) -> None:
