@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +17,12 @@ from overlay.settlement.limits import ATTACHED_MIN_NANOTON, MAX_LIFETIME_S, RENT
 from overlay.settlement.model import MAINNET_PRICES, ChannelAccount, ModelChain, ModelEnds, Outcome
 from overlay.settlement.model.calibrate import wallet_gas
 from overlay.settlement.model.gas import CHANNEL_GAS, WALLET_GAS
-from overlay.settlement.model.replica import Replica, internal_message, open_replica
+from overlay.settlement.model.replica import Replica, internal_message
 from overlay.settlement.model.scenarios import SCENARIOS, Scenario
 from overlay.settlement.model.steps import NETWORK_ID, START_S, Stage, Step
 from overlay.settlement.transactions import AccountTransaction, parse_message
 
 TON = 10**9
-
-
-@pytest.fixture(scope="module")
-def replica() -> Iterator[Replica]:
-    with open_replica() as opened:
-        yield opened
 
 
 def same_transaction(mine: Outcome, real: AccountTransaction) -> None:
@@ -110,7 +103,6 @@ def test_the_prices_are_those_of_the_configuration(replica: Replica) -> None:
 
 
 def test_the_wallets_gas_is_what_the_tvm_takes(replica: Replica) -> None:
-    replica.forget()
     assert wallet_gas(replica) == WALLET_GAS
 
 
@@ -127,7 +119,6 @@ def test_the_scenarios_go_every_way_through_the_contract_that_the_gas_table_know
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
 def test_a_scenario_ends_as_it_should_in_the_model_and_in_the_tvm(replica: Replica, scenario: Scenario) -> None:
-    replica.forget()
     duel = Duel(replica, scenario.stage)
     assert [duel.play(step).exit_code for step in scenario.steps] == list(scenario.codes)
 
