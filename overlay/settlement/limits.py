@@ -4,7 +4,7 @@ The first five also stand in ``contract/channel.tolk``; a test reads them out of
 """
 
 RENT_RESERVE_NANOTON = 20_000_000
-"""Kept in a channel beside the deposit for storage fees: 0.0088 TON a year, and a life of 13 months at most."""
+"""Kept in a channel beside the deposit for storage fees: 0.0085 TON a year, and a life of 13 months at most."""
 
 ATTACHED_MIN_NANOTON = 10_000_000
 """The contract refuses a message with less attached: more than twice the dearest operation; the change comes back."""

@@ -12,24 +12,19 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
-from pytoniq_core import Cell, CurrencyCollection, InternalMsgInfo, MessageAny, ShardAccount, begin_cell
+from pytoniq_core import Cell, CurrencyCollection, InternalMsgInfo, MessageAny
 
 from overlay.settlement.cells import address_of
 from overlay.settlement.devnet import tvm as devnet_tvm
 from overlay.settlement.errors import DevnetError
 from overlay.settlement.transactions import AccountTransaction, parse_transaction
 
-_NOBODY = begin_cell().store_ref(begin_cell().store_bit(0).end_cell()).store_uint(0, 256).store_uint(0, 64).end_cell()
 _LT_STEP = 100
-
-
-def _base64(cell: Any) -> str:
-    return base64.b64encode(cell.to_boc()).decode()
 
 
 def internal_message(
@@ -44,43 +39,14 @@ def internal_message(
     return MessageAny(info=info, init=init, body=body).serialize()
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReplicaAccount:
-    """One account: its ``ShardAccount`` as the TVM gave it back, read when asked."""
+    """One account as the TVM left it. ``data`` is its data cell, ``None`` unless it is active."""
 
-    encoded: str
-    _parsed: Any = field(default=None, repr=False)
-
-    def _account(self) -> Any:
-        if self._parsed is None:
-            cell = Cell.one_from_boc(base64.b64decode(self.encoded))
-            self._parsed = (ShardAccount.deserialize(cell.begin_parse()).account,)
-        return self._parsed[0]
-
-    @property
-    def balance_nanoton(self) -> int:
-        """What the account holds."""
-        account = self._account()
-        return 0 if account is None else int(account.storage.balance.grams or 0)
-
-    @property
-    def data(self) -> Any:
-        """The data cell, ``None`` unless the account is active."""
-        account = self._account()
-        if account is None or account.storage.state.type_ != "account_active":
-            return None
-        return account.storage.state.state_init.data
-
-    @property
-    def exists(self) -> bool:
-        """Whether there is an account at all."""
-        return self._account() is not None
-
-    @property
-    def due_nanoton(self) -> int:
-        """Rent that the account could not pay."""
-        account = self._account()
-        return 0 if account is None else int(account.storage_stat.due_payment or 0)
+    exists: bool = False
+    balance_nanoton: int = 0
+    due_nanoton: int = 0
+    data: Any = None
 
 
 class Replica:
@@ -88,15 +54,11 @@ class Replica:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self._number = 0
         self._accounts: dict[str, ReplicaAccount] = {}
-        self.lt = 1_000_000
-        self.transactions = 0
-        """How many ran."""
-        hello = self._read()
-        self.config = Cell.one_from_boc(base64.b64decode(hello["config"]))
+        self._data: tuple[str | None, Any] = (None, None)
+        self._lt = 1_000_000
+        self.config = Cell.one_from_boc(base64.b64decode(self._read()["config"]))
         """The blockchain configuration of ``@ton/sandbox``: mainnet's prices, ``global_id`` -239."""
-        self._call("config", config=_base64(self.config))
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -108,33 +70,43 @@ class Replica:
 
     def _call(self, operation: str, **fields: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._number += 1
-        self._process.stdin.write(json.dumps({"id": self._number, "op": operation, **fields}).encode() + b"\n")
+        self._process.stdin.write(json.dumps({"op": operation, **fields}).encode() + b"\n")
         self._process.stdin.flush()
-        answer = self._read()
-        assert answer["id"] == self._number
-        return answer
+        return self._read()
+
+    def _note(self, address: str, summary: dict[str, Any]) -> None:
+        if summary["data"] != self._data[0]:  # parsing cells is what takes time here
+            encoded = summary["data"]
+            self._data = (encoded, None if encoded is None else Cell.one_from_boc(base64.b64decode(encoded)))
+        self._accounts[address] = ReplicaAccount(
+            summary["exists"], int(summary["balance"]), int(summary["due"]), self._data[1]
+        )
 
     def account(self, address: str) -> ReplicaAccount:
         """The account as it stands."""
-        found = self._accounts.get(address)
-        return ReplicaAccount(_base64(_NOBODY)) if found is None else found
+        return self._accounts.get(address, ReplicaAccount())
 
     def forget(self) -> None:
         """Start over with no accounts."""
+        self._call("forget")
         self._accounts.clear()
+
+    def keep(self, address: str) -> None:
+        """Remember the account as it stands, for :meth:`restore`."""
+        self._call("keep", address=address)
+
+    def restore(self, address: str) -> None:
+        """Put the account back as it was at :meth:`keep`."""
+        self._note(address, self._call("restore", address=address)["account"])
 
     def run(self, address: str, message: Any, now: int) -> AccountTransaction | None:
         """Run a message (cell) as one transaction of ``address``; ``None`` when an external one is not accepted."""
-        self.lt += _LT_STEP
-        answer = self._call(
-            "transaction", shardAccount=self.account(address).encoded, message=_base64(message), now=now,
-            lt=str(self.lt), seed=bytes(32).hex(),
-        )  # fmt: skip
-        if not answer.get("success"):
+        self._lt += _LT_STEP
+        encoded = base64.b64encode(message.to_boc()).decode()
+        answer = self._call("run", address=address, message=encoded, now=now, lt=str(self._lt))
+        if not answer["success"]:
             return None
-        self.transactions += 1
-        self._accounts[address] = ReplicaAccount(str(answer["shardAccount"]))
+        self._note(address, answer["account"])
         return parse_transaction(Cell.one_from_boc(base64.b64decode(answer["transaction"])))
 
 
@@ -142,7 +114,7 @@ class Replica:
 def open_replica() -> Iterator[Replica]:
     """Start the emulator (0.6 s) and end it when the block is left. Raises :class:`DevnetError` without Node."""
     program = trio.run(devnet_tvm.node_program)
-    script = Path(devnet_tvm.__file__).with_name("tvm.js")
+    script = Path(__file__).with_name("replica.js")
     process = subprocess.Popen(
         [program, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "NODE_PATH": str(devnet_tvm.node_modules())},

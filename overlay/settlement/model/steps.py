@@ -7,6 +7,7 @@ yet. :class:`Stage` turns it into the message itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from pytoniq_core import begin_cell
@@ -73,16 +74,15 @@ class Stage:
 
     def terms(self) -> ChannelTerms:
         """The channel's terms."""
-        return ChannelTerms(
-            payer=self.payer, payee=self.payee, payer_key=channel_public_key(SEEDS["payer"]),
-            payee_key=channel_public_key(SEEDS["payee"]), network_id=self.network_id, nonce=self.nonce,
-            expiry_s=START_S + self.expiry_s, challenge_period_s=self.challenge_period_s,
-        )  # fmt: skip
+        return _terms(self)
+
+    def address(self) -> str:
+        """The channel's raw address."""
+        return _address(self)
 
     def body(self, step: Step) -> Any:
         """The body of a step's message, a cell."""
-        terms = self.terms()
-        channel = terms.address() if step.channel == "own" else replace(terms, nonce=self.nonce + 1).address()
+        channel = self.address() if step.channel == "own" else replace(self, nonce=self.nonce + 1).address()
         if step.op == "top_up":
             head = begin_cell().store_uint(OP_TOP_UP, 32).store_uint(step.query_id, 64)
             return head.store_coins(step.amount_nanoton).end_cell()  # not by `top_up_body`, which refuses zero
@@ -105,15 +105,29 @@ class Stage:
 
     def message(self, step: Step) -> ModelMessage:
         """A step's message as it arrives."""
-        terms, body = self.terms(), self.body(step)
+        body = self.body(step)
         cursor = body.begin_parse()
         named = cursor.remaining_bits >= 96
         return ModelMessage(
             source={"payer": self.payer, "payee": self.payee}.get(step.sender, self.relayer),
-            destination=terms.address(), value_nanoton=step.value_nanoton, bounce=step.bounce and step.op != "bounced",
+            destination=self.address(), value_nanoton=step.value_nanoton, bounce=step.bounce and step.op != "bounced",
             bounced=step.op == "bounced", op=cursor.load_uint(32) if named else None,
             query_id=cursor.load_uint(64) if named else 0, body=body, deploys=step.deploys,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _terms(stage: Stage) -> ChannelTerms:
+    return ChannelTerms(
+        payer=stage.payer, payee=stage.payee, payer_key=channel_public_key(SEEDS["payer"]),
+        payee_key=channel_public_key(SEEDS["payee"]), network_id=stage.network_id, nonce=stage.nonce,
+        expiry_s=START_S + stage.expiry_s, challenge_period_s=stage.challenge_period_s,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _address(stage: Stage) -> str:
+    return _terms(stage).address()
 
 
 def _sign(who: Who, cell_hash: bytes) -> bytes:

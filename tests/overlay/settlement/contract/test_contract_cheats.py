@@ -256,13 +256,15 @@ def test_too_little_gas_money_changes_nothing_at_any_attached_value(replica: Rep
     """Either all of it happens and the payee has every nanoTON, or nothing does and the channel holds what it held."""
     play = Play(replica)
     assert play.send(top_up()).success
-    opened, held, state = play.account, play.account.balance_nanoton, play.state
+    held, state = play.account.balance_nanoton, play.state
+    replica.keep(play.address)
     draws = random.Random(name)
     values = sorted({*range(0, 12_000_001, 400_000), *(draws.randrange(12_000_000) for _ in range(30))})
     values += [ATTACHED_MIN_NANOTON - 1, ATTACHED_MIN_NANOTON]
     done = 0
     for value in values:
-        play.tvm._accounts[play.address], play.sent = opened, []
+        replica.restore(play.address)
+        play.sent = []
         transaction = play.send(replace(SWEPT[name], value_nanoton=value))
         if transaction.exit_code == 0:
             assert transaction.action_result_code == 0
