@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from overlay.settlement import CloseAgreement, OperationFailed, Transfer, Voucher, channel_public_key
+from overlay.settlement import CloseAgreement, OperationFailed, Transfer, Voucher, Wallet, channel_public_key
 from overlay.settlement import limits as bounds
 from overlay.settlement.cells import OP_PAYOUT, OP_REFUND, answered, start_refund_body, top_up_body
 from overlay.settlement.chain import (
     ChannelRefused,
     Claim,
+    WalletAccount,
     claim,
     claim_many,
     cooperative_close,
@@ -253,6 +254,35 @@ async def test_a_deposit_below_the_least_is_refused(parties: Any) -> None:
         await open_channel(parties.payer, parties.terms, bounds.MIN_DEPOSIT_NANOTON - 1)
     opened = await open_channel(parties.payer, parties.terms, bounds.MIN_DEPOSIT_NANOTON)
     assert opened.state.status == "open"
+
+
+async def test_a_fresh_wallet_with_a_fifth_of_a_ton_can_begin_to_buy(net: Any, client: Any, make: Any) -> None:
+    """All in: the least deposit, the rent reserve, the attached value, the wallet's deployment and its fees."""
+    parties = await make(net, client)
+    buyer = WalletAccount(client, Wallet(net.fresh_seed(), client.network_id))
+    await net.call(net.devnet.fund, buyer.address, TON // 5)
+    terms = replace(parties.terms, payer=buyer.address)
+    opened = await open_channel(buyer, terms, bounds.MIN_DEPOSIT_NANOTON)
+    assert opened.state.spendable_nanoton == bounds.MIN_DEPOSIT_NANOTON
+    bought = Voucher(terms.address(), terms.network_id, 1, bounds.MIN_DEPOSIT_NANOTON)
+    await claim(parties.payee, terms, bought, bought.sign(parties.payer_seed), close=True)
+    assert await buyer.balance_nanoton() > 0
+
+
+async def test_a_top_up_without_an_answer_leaves_its_change_in_the_channel(parties: Any) -> None:
+    value = TON + bounds.RENT_RESERVE_NANOTON + bounds.ATTACHED_NANOTON
+    terms = parties.terms
+    await parties.payer.transfer([Transfer(terms.address(), value, top_up_body(0, TON), terms.state_init())])
+    while (state := await parties.client.channel_state(terms)).status == "absent":
+        await parties.client.next_block()
+    assert state.deposit_nanoton == TON
+    (transaction,) = await parties.net.history(terms.address())
+    assert transaction.out_messages == ()
+    assert less_rent(state.balance_nanoton, value - transaction.fee_nanoton)
+    result = await claim(parties.payee, terms, *signed(parties, 1, TON // 2), close=True)
+    assert result.state.status == "closed"
+    (refund,) = await payouts(parties, parties.payer.address, OP_REFUND)
+    assert less_rent(refund, value - transaction.fee_nanoton - TON // 2)
 
 
 async def test_too_little_attached_value_is_refused(parties: Any) -> None:

@@ -130,6 +130,12 @@ STAGES = st.builds(
     challenge_period_s=st.sampled_from([0, 600, 3600, 30 * 86_400]),
     network_id=st.sampled_from([NETWORK_ID] * 9 + [-3]),
 )
+
+
+def test_a_claim_takes_no_more_gas_than_the_prototypes() -> None:
+    assert CHANNEL_GAS["claim by the payee"] <= CHANNEL_GAS["claim relayed"] <= 5913
+
+
 SEEDS = st.integers(0, 2**64 - 1)
 """One draw makes a whole message: fourteen draws would take as long as the TVM does."""
 
