@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pytoniq_core import StateInit, begin_cell
+from pytoniq_core import HashMap, StateInit, begin_cell
 
 from overlay.channels.limits import CLAIM_MARGIN_S, CLOSE_VALID_S
 from overlay.settlement import Voucher
@@ -24,6 +24,7 @@ from overlay.settlement.cells import (
     OP_START_REFUND,
     OP_TOP_UP,
     StoredChannel,
+    address_of,
     answered,
     channel_code,
     claim_body,
@@ -36,6 +37,7 @@ from overlay.settlement.limits import (
     MIN_DEPOSIT_NANOTON,
     RENT_RESERVE_NANOTON,
 )
+from overlay.settlement.model import ModelMessage
 from overlay.settlement.model.replica import Replica, ReplicaAccount, internal_message
 from overlay.settlement.model.scenarios import claim, close_together, finish_refund, start_refund, top_up
 from overlay.settlement.model.steps import SEEDS, START_S, Stage, Step
@@ -400,6 +402,33 @@ def test_a_refund_never_ends_before_the_validators_clock_says_so(replica: Replic
     for early in (2 * SKEW_S, SKEW_S, 1):  # a payer whose clock is fast tries too soon
         play.refused(107, finish_refund(end - early))
     assert play.send(claim(end - 1, TON)).success
+
+
+def with_extra_currencies(message: ModelMessage, kinds: int) -> Any:
+    """The message with ``kinds`` extra currencies beside its value (block.tlb ``ExtraCurrencyCollection``)."""
+    amounts = dict.fromkeys(range(100, 100 + kinds), 5)
+    extra = HashMap(32, map_=amounts, value_serializer=lambda value, to: to.store_uint(1, 5).store_uint(value, 8))
+    cell = begin_cell().store_uint(0b01, 2).store_bit(int(message.bounce)).store_bit(0)  # int_msg_info$0, no IHR
+    cell = cell.store_address(address_of(message.source)).store_address(address_of(message.destination))
+    cell = cell.store_coins(message.value_nanoton).store_bit(1).store_ref(extra.serialize())
+    cell = cell.store_coins(0).store_coins(0).store_uint(0, 64).store_uint(0, 32)
+    return cell.store_bit(0).store_bit(1).store_ref(message.body).end_cell()
+
+
+def test_extra_currencies_that_somebody_leaves_in_a_channel_stop_nothing(replica: Replica) -> None:
+    """Three kinds, more than one message may carry, sent with no value so that they cannot be sent back."""
+    play = Play(replica)
+    assert play.send(top_up()).success
+    litter = play.stage.message(Step(1, "relayer", "empty", 0, bounce=False))
+    assert replica.run(play.address, with_extra_currencies(litter, 3), START_S + 1) is not None
+    for step in (claim(2, TON), claim(3, 2 * TON, sender="relayer"), start_refund(4), claim(5, 3 * TON, close=True)):
+        transaction = play.send(step)
+        assert transaction.success
+        assert transaction.action_result_code == 0
+    assert play.paid("payee") == 3 * TON
+    assert 0 <= 7 * TON + RENT_RESERVE_NANOTON - play.paid("payer") < 10
+    assert play.state is None
+    assert play.account.balance_nanoton == 0
 
 
 OPERATIONS = [OP_TOP_UP, OP_CLAIM, OP_CLOSE_TOGETHER, OP_START_REFUND, OP_FINISH_REFUND, 0, 0xFFFFFFFF]
