@@ -323,6 +323,26 @@ def test_with_both_parties_offline_for_a_year_nothing_is_lost_but_the_rent(repli
     assert 0 < play.paid("payer") < RENT_RESERVE_NANOTON  # 14 months of rent, and still some left
 
 
+def test_after_three_years_of_neglect_rent_stops_plain_claims_and_the_payee_still_closes_whole(
+    replica: Replica,
+) -> None:
+    play = Play(replica)
+    late = 3 * 365 * DAY_S
+    assert play.send(top_up()).success
+    for number, sender in enumerate(("payee", "relayer")):
+        step = claim(late + number, 10 * TON, sender=sender)
+        stopped = play.send(step)
+        assert (stopped.exit_code, stopped.success) == (0, False)
+        (back,) = stopped.out_messages  # the action failed: the value is back, and nothing has changed
+        assert back.bounced
+        assert step.value_nanoton - back.value_nanoton < 4_000_000
+        assert play.state is not None
+        assert play.state.paid_nanoton == 0
+    last = play.send(claim(late + 2, 10 * TON, close=True))
+    assert last.success
+    assert max(each.value_nanoton for each in last.out_messages) > 10 * TON
+
+
 def test_with_the_payer_offline_the_payee_gets_its_money_alone_and_the_payer_finds_the_rest_at_home(
     replica: Replica,
 ) -> None:
