@@ -2,7 +2,7 @@
 // @ton/core after docs/protocols/{channel,voucher}.md (nothing comes from the Python side but the scenario's numbers and
 // the code), runs them in a Blockchain of @ton/sandbox and prints what came of each. test_contract_oracle.py compares.
 'use strict';
-const { Blockchain, internal } = require('@ton/sandbox');
+const { Blockchain, Executor, internal } = require('@ton/sandbox');
 const { Address, Cell, beginCell, contractAddress } = require('@ton/core');
 const { keyPairFromSeed, sign } = require('@ton/crypto');
 
@@ -47,8 +47,8 @@ function outMessage(message) {
   };
 }
 
-async function play(scenario, code, keys, startS) {
-  const blockchain = await Blockchain.create({ config: 'slim' });
+async function play(scenario, code, keys, startS, executor) {
+  const blockchain = await Blockchain.create({ executor, config: 'slim' });
   const { stage } = scenario;
   const init = initOf(code, stage, keys, startS);
   const address = contractAddress(0, init);
@@ -77,7 +77,7 @@ async function play(scenario, code, keys, startS) {
   const input = JSON.parse(require('fs').readFileSync(0, 'utf8'));
   const keys = Object.fromEntries(Object.entries(input.seeds).map(([who, seed]) => [who, keyPairFromSeed(Buffer.from(seed, 'hex'))]));
   const code = Cell.fromBase64(input.code);
-  const played = [];
-  for (const scenario of input.scenarios) played.push(await play(scenario, code, keys, input.start_s));
+  const played = [], executor = await Executor.create();
+  for (const scenario of input.scenarios) played.push(await play(scenario, code, keys, input.start_s, executor));
   process.stdout.write(JSON.stringify(played));
 })();
