@@ -5,9 +5,8 @@ anything is counted, and a clock that stands still. *A channel's whole life* is 
 pockets from the first message to the last: what the two wallets hold before, less what they hold after, divided by
 the number of channels, when nothing is in flight any more and every channel is gone. So it counts the external
 messages' import fees, the wallets' gas, every forward fee, the channels' gas and the gas with which the wallets take
-in what comes back; not the rent, which grows with time (given beside it, for a month). Channels are opened by wallet
-messages as large as an external message may be, without answers (query id 0), and end by claim-and-close in messages
-of 255.
+in what comes back; not the rent, which grows with time (given beside it, for a month). Channels are opened 125 with a
+wallet message, without answers (query id 0), and end by claim-and-close in messages of 255.
 
 Nothing here depends on the machine: the same contract gives the same numbers everywhere.
 """
@@ -40,7 +39,8 @@ _TON = 10**9
 _PAYER_SEED, _PAYEE_SEED = b"a" * 32, b"b" * 32
 _DEPOSIT = _TON
 _OPENS_PER_MESSAGE = 125
-"""So many openings fit the 65,535 bytes of an external message; each brings its own terms and key."""
+"""250 openings fit the 65,535 bytes of an external message (the code is in it once); with half of them the devnet of a
+busy machine still answers before the client asks again."""
 
 PROTOTYPE_CLAIM_GAS = 5913
 MONTH_S = 30 * 86_400
