@@ -1,6 +1,6 @@
 """The contract, the wallets and the chain's fees without a TVM, equal to the real ones to the nanoTON.
 
-:class:`ModelChain` is what the simulator settles on: the node's own messages go in, balances and states come out, in
+:class:`ModelChain` is for simulations to settle on: the node's own messages go in, balances and states come out, in
 microseconds instead of milliseconds. :mod:`~overlay.settlement.model.contract` decides like ``channel.tolk``,
 :mod:`~overlay.settlement.model.account` and :mod:`~overlay.settlement.model.wallet` do what a transaction does, and
 :mod:`~overlay.settlement.model.fees` is what it costs. Tests hold all of it to the real TVM

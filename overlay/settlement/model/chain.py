@@ -1,4 +1,4 @@
-"""A chain of wallets and channels without a TVM: what the simulator settles on.
+"""A chain of wallets and channels without a TVM, for simulations to settle on.
 
 Messages wait in a queue and are delivered in order; every nanoTON is in an account, on its way, or a fee, and
 :meth:`ModelChain.conserved` says so. Time is an argument. Nothing here is random.
