@@ -10,7 +10,7 @@ ATTACHED_MIN_NANOTON = 10_000_000
 """The contract refuses a message with less attached: more than twice the dearest operation; the change comes back."""
 
 MIN_DEPOSIT_NANOTON = 100_000_000
-"""A smaller channel would spend a noticeable part of itself on being settled (0.003 to 0.005 TON an operation)."""
+"""A smaller channel would spend a noticeable part of itself on its fees: 0.013 TON a life in batches, 0.021 alone."""
 
 MAX_LIFETIME_S = 366 * 86_400
 """From a top-up to the expiry: with the challenge period it bounds the rent."""
