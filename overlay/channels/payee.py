@@ -396,7 +396,7 @@ def _hold(store: Store, record: ChannelRecord) -> Held:
 
 
 def _payout_total(body: object) -> int:
-    """``Payout``'s cumulative sum: op:uint32 queryId:uint64 seq:uint64 cumulative:coins (contract/channel.tolk)."""
+    """``Payout``'s cumulative sum: op:uint32 queryId:uint64 cumulative:coins amount:coins (contract/channel.tolk)."""
     cursor = body.begin_parse()  # type: ignore[attr-defined]  # a pytoniq cell, which has no types
-    cursor.skip_bits(32 + 64 + 64)
+    cursor.skip_bits(32 + 64)
     return int(cursor.load_coins() or 0)

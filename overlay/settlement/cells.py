@@ -18,7 +18,6 @@ from overlay.settlement.limits import (
     MAX_AMOUNT_NANOTON,
     MAX_CHALLENGE_PERIOD_S,
     MAX_NONCE,
-    MAX_SEQ,
     MAX_TERMS_BYTES,
     MAX_UINT32,
 )
@@ -36,8 +35,8 @@ OP_REFUND = 0x20C00002
 OP_REFUND_STARTED = 0x20C00003
 OP_EXCESSES = 0xD53276DB
 
-STATE_OPEN = 0
-STATE_CLOSING = 1
+VOUCHER_TAG = 0x564F5543
+"""``VOUC``: the first 32 bits of a voucher; the contract keeps them beside the network id, as vouchers have them."""
 
 
 def check_address(address: object) -> str:
@@ -119,15 +118,16 @@ class ChannelTerms:
         check_int("challenge_period_s", self.challenge_period_s, 0, MAX_CHALLENGE_PERIOD_S)
 
     def terms_cell(self) -> Any:
-        """The inner cell ``ChannelTerms``."""
-        builder = begin_cell().store_address(address_of(self.payer)).store_address(address_of(self.payee))
-        builder.store_bytes(self.payer_key).store_int(self.network_id, 32).store_uint(self.nonce, 64)
-        return builder.store_uint(self.expiry_s, 32).store_uint(self.challenge_period_s, 32).end_cell()
+        """The inner cell ``ChannelTerms``: what a claim does not need."""
+        builder = begin_cell().store_address(address_of(self.payer)).store_bytes(self.payee_key)
+        builder.store_uint(self.nonce, 64).store_uint(self.expiry_s, 32)
+        return builder.store_uint(self.challenge_period_s, 32).end_cell()
 
     def data_cell(self) -> Any:
         """``ChannelStorage`` as deployed: open, empty, nothing paid."""
-        builder = begin_cell().store_uint(STATE_OPEN, 2).store_coins(0).store_coins(0).store_uint(0, 64)
-        return builder.store_uint(0, 32).store_bytes(self.payee_key).store_ref(self.terms_cell()).end_cell()
+        builder = begin_cell().store_coins(0).store_coins(0).store_address(address_of(self.payee))
+        builder.store_bytes(self.payer_key).store_uint(VOUCHER_TAG, 32).store_int(self.network_id, 32)
+        return builder.store_uint(0, 32).store_ref(self.terms_cell()).end_cell()
 
     def state_init(self, code: Any = None) -> Any:
         """The ``StateInit`` that deploys the channel; ``code`` defaults to the committed contract."""
@@ -171,7 +171,6 @@ class StoredChannel:
     closing: bool
     deposit_nanoton: int
     paid_nanoton: int
-    seq: int
     close_at_s: int
     terms: ChannelTerms
 
@@ -180,25 +179,51 @@ def parse_channel_data(data: Any) -> StoredChannel:
     """Parse the data cell of a channel account. Raises ``ValueError`` when it is not one of ours."""
     try:
         root = data.begin_parse()
-        state, deposit, paid = root.load_uint(2), root.load_coins() or 0, root.load_coins() or 0
-        seq, close_at, payee_key = root.load_uint(64), root.load_uint(32), root.load_bytes(32)
+        paid, deposit = root.load_coins() or 0, root.load_coins() or 0
+        payee, payer_key = root.load_address(), root.load_bytes(32)
+        tag, network_id, close_at = root.load_uint(32), root.load_int(32), root.load_uint(32)
         inner = root.load_ref().begin_parse()
-        payer, payee, payer_key = inner.load_address(), inner.load_address(), inner.load_bytes(32)
+        payer, payee_key = inner.load_address(), inner.load_bytes(32)
         terms = ChannelTerms(
             payer=raw_address(payer), payee=raw_address(payee), payer_key=payer_key, payee_key=payee_key,
-            network_id=inner.load_int(32), nonce=inner.load_uint(64), expiry_s=inner.load_uint(32),
+            network_id=network_id, nonce=inner.load_uint(64), expiry_s=inner.load_uint(32),
             challenge_period_s=inner.load_uint(32),
         )  # fmt: skip
         leftovers = (root.remaining_bits, root.remaining_refs, inner.remaining_bits, inner.remaining_refs)
     except Exception as error:  # pytoniq_core raises several unrelated types on short cells
         raise ValueError(f"not a channel's data: {error}") from error
-    if state not in (STATE_OPEN, STATE_CLOSING) or any(leftovers):
-        raise ValueError("not a channel's data: unknown state or trailing data")
-    return StoredChannel(state == STATE_CLOSING, deposit, paid, seq, close_at, terms)
+    if tag != VOUCHER_TAG or any(leftovers):
+        raise ValueError("not a channel's data: another tag or trailing data")
+    return StoredChannel(close_at != 0, deposit, paid, close_at, terms)
+
+
+def answered(message: Any) -> int | None:
+    """What a message from a channel pays its receiver: the rest of its value is change. ``None``: no answer of ours.
+
+    ``message`` is a :class:`overlay.settlement.transactions.Message`. ``Excesses`` is nothing but change; ``Payout``
+    and ``Refund`` name their amount.
+    """
+    body = message.body.begin_parse()
+    if body.remaining_bits < 96:
+        return None
+    op = body.load_uint(32)
+    if op not in (OP_EXCESSES, OP_PAYOUT, OP_REFUND):
+        return None
+    body.skip_bits(64)
+    try:
+        if op == OP_EXCESSES:
+            return 0
+        body.load_coins()
+        return int(body.load_coins() or 0)
+    except Exception:  # pytoniq_core raises several unrelated types on short cells
+        return None
 
 
 def top_up_body(query_id: int, amount_nanoton: int) -> Any:
-    """``TopUp``: adds ``amount_nanoton`` of the attached value to the deposit; deploys with the first one."""
+    """``TopUp``: adds ``amount_nanoton`` of the attached value to the deposit; deploys with the first one.
+
+    With query id 0 nothing is answered: what is over stays in the channel until the end, which saves a message.
+    """
     check_int("amount_nanoton", amount_nanoton, 1, MAX_AMOUNT_NANOTON)
     return begin_cell().store_uint(OP_TOP_UP, 32).store_uint(query_id, 64).store_coins(amount_nanoton).end_cell()
 
@@ -226,6 +251,3 @@ def start_refund_body(query_id: int) -> Any:
 def finish_refund_body(query_id: int) -> Any:
     """``FinishRefund``: after the challenge period, ends the channel and returns what was not claimed."""
     return begin_cell().store_uint(OP_FINISH_REFUND, 32).store_uint(query_id, 64).end_cell()
-
-
-assert MAX_SEQ < 2**64

@@ -17,11 +17,10 @@ from nacl import bindings
 from nacl.exceptions import BadSignatureError
 from pytoniq_core import begin_cell
 
-from overlay.settlement.cells import address_of, check_address, check_bytes, check_int
+from overlay.settlement.cells import VOUCHER_TAG, address_of, check_address, check_bytes, check_int
 from overlay.settlement.limits import MAX_AMOUNT_NANOTON, MAX_CELL_CACHE, MAX_SEQ, MAX_UINT32, MAX_VOUCHER_BYTES
 from transport.wire import WireError, decode, encode
 
-VOUCHER_TAG = 0x564F5543
 CLOSE_TAG = 0x434C4F53
 
 

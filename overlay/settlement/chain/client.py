@@ -32,7 +32,6 @@ class ChannelState:
     status: Literal["absent", "open", "closing", "closed"]
     deposit_nanoton: int
     paid_nanoton: int
-    seq: int
     close_at_s: int
     balance_nanoton: int
     utime_s: int
@@ -100,7 +99,7 @@ class TonClient:
         gone: Literal["absent", "closed"] = "closed" if was_open else "absent"
         if account is None or account.data is None:
             balance = 0 if account is None else account.balance_nanoton
-            return ChannelState(gone, 0, 0, 0, 0, balance, answer.utime_s)
+            return ChannelState(gone, 0, 0, 0, balance, answer.utime_s)
         try:
             stored = parse_channel_data(account.data)
         except ValueError as error:
@@ -109,10 +108,10 @@ class TonClient:
             raise ProofRejected("the account at the channel's address holds another contract")
         if stored.deposit_nanoton == 0:
             # TON keeps the code of a refused deployment, and anyone may deploy an empty channel: that is none.
-            return ChannelState(gone, 0, 0, 0, 0, account.balance_nanoton, answer.utime_s)
+            return ChannelState(gone, 0, 0, 0, account.balance_nanoton, answer.utime_s)
         return ChannelState(
-            "closing" if stored.closing else "open", stored.deposit_nanoton, stored.paid_nanoton, stored.seq,
-            stored.close_at_s, account.balance_nanoton, answer.utime_s,
+            "closing" if stored.closing else "open", stored.deposit_nanoton, stored.paid_nanoton, stored.close_at_s,
+            account.balance_nanoton, answer.utime_s,
         )  # fmt: skip
 
     async def send_external(self, boc: bytes) -> None:

@@ -1,8 +1,9 @@
 """What a node does with channels on the chain: open, top up, claim, close, refund.
 
 Every operation is a message from the wallet to the channel that carries a fresh query id. The channel answers the
-wallet with ``Excesses`` under that id when it did it, and the message bounces when it refused: so the wallet's own
-proved transactions tell what became of it, also when the channel's account is gone.
+wallet under that id when it did it (with ``Excesses``, or with the payout or the refund that carries the change), and
+the message bounces when it refused: so the wallet's own proved transactions tell what became of it, also when the
+channel's account is gone.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 import trio
 
 from overlay.settlement.cells import (
-    OP_EXCESSES,
     ChannelTerms,
+    answered,
     claim_body,
     close_together_body,
     finish_refund_body,
@@ -97,7 +98,7 @@ class Claim:
 
 
 def _query_id() -> int:
-    return secrets.randbits(63)
+    return secrets.randbits(63) | 1 << 63  # never 0, which asks for no answer
 
 
 async def open_channel(account: WalletAccount, terms: ChannelTerms, deposit_nanoton: int) -> TxResult:
@@ -189,7 +190,8 @@ async def _perform(account: WalletAccount, operations: Sequence[_Operation]) -> 
         if returned.bounced:
             raise ChannelRefused(await _exit_code(account, operation, out))
         fee = wallet_fee + (remainder if index == 0 else 0)
-        fee += out.value_nanoton + out.forward_fee_nanoton - operation.moved_nanoton - returned.value_nanoton
+        change = returned.value_nanoton - (answered(returned) or 0)
+        fee += out.value_nanoton + out.forward_fee_nanoton - operation.moved_nanoton - change
         state = await account.client.channel_state(operation.terms, was_open=True)
         if operation.ends != (state.status == "closed"):
             raise OperationFailed(f"the channel is {state.status}, which the operation does not explain")
@@ -200,7 +202,7 @@ async def _perform(account: WalletAccount, operations: Sequence[_Operation]) -> 
 async def _outcomes(
     account: WalletAccount, operations: Sequence[_Operation], sent: AccountTransaction
 ) -> dict[int, Message]:
-    """For each query id, the message that the channel sent back: ``Excesses``, or our own, bounced."""
+    """For each query id, the message that the channel sent back: its answer, or our own, bounced."""
     waiting = {operation.query_id: operation.transfer.destination for operation in operations}
     outcomes: dict[int, Message] = {}
     seen_lt = sent.lt
@@ -212,7 +214,7 @@ async def _outcomes(
                 operation = message.operation() if message is not None and message.kind == "internal" else None
                 if message is None or operation is None or waiting.get(operation[1]) != message.source:
                     continue
-                if message.bounced or operation[0] == OP_EXCESSES:
+                if message.bounced or answered(message) is not None:
                     outcomes[operation[1]] = message
             if len(outcomes) == len(waiting):
                 return outcomes

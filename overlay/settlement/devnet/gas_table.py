@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import trio
 
-from overlay.settlement.cells import ChannelTerms
+from overlay.settlement.cells import ChannelTerms, top_up_body
 from overlay.settlement.chain import (
     ChannelRefused,
     TonClient,
@@ -24,8 +24,9 @@ from overlay.settlement.chain import (
     top_up,
 )
 from overlay.settlement.devnet.server import Devnet
+from overlay.settlement.limits import ATTACHED_NANOTON
 from overlay.settlement.voucher import CloseAgreement, Voucher, channel_public_key
-from overlay.settlement.wallet import Wallet
+from overlay.settlement.wallet import Transfer, Wallet
 
 _TON = 10**9
 _PAYER_SEED, _PAYEE_SEED = b"a" * 32, b"b" * 32
@@ -87,6 +88,8 @@ async def _life_by_vouchers(table: _Table, payer: WalletAccount, payee: WalletAc
     await claim(payee, replace(terms, nonce=100), *_voucher(replace(terms, nonce=100), 1, 1))
     table.row("open (deploy and deposit)", terms, await open_channel(payer, terms, 10 * _TON))
     table.row("top up", terms, await top_up(payer, terms, _TON))
+    await _top_up_unanswered(payer, terms)
+    table.row("the same without an answer", terms, None)
     table.row("claim by the payee", terms, await claim(payee, terms, *_voucher(terms, 1, _TON)))
     table.row("claim relayed by another", terms, await claim(payer, terms, *_voucher(terms, 2, 2 * _TON)))
     for name, account, voucher in (
@@ -100,11 +103,18 @@ async def _life_by_vouchers(table: _Table, payer: WalletAccount, payee: WalletAc
     table.row("claim and close", terms, await claim(payee, terms, *_voucher(terms, 4, 4 * _TON), close=True))
 
 
+async def _top_up_unanswered(payer: WalletAccount, terms: ChannelTerms) -> None:
+    before = (await payer.client.channel_state(terms)).deposit_nanoton
+    await payer.transfer([Transfer(terms.address(), _TON + ATTACHED_NANOTON, top_up_body(0, _TON))])
+    while (await payer.client.channel_state(terms)).deposit_nanoton == before:
+        await payer.client.next_block()
+
+
 async def _close_together(table: _Table, payer: WalletAccount, payee: WalletAccount, terms: ChannelTerms) -> None:
     await open_channel(payer, terms, 10 * _TON)
     agreement = CloseAgreement(terms.address(), terms.network_id, 4 * _TON, 2**32 - 1)
     signatures = agreement.sign(_PAYER_SEED), agreement.sign(_PAYEE_SEED)
-    table.row("close together", terms, await cooperative_close(payee, terms, agreement, *signatures))
+    table.row("close together, sent by the payee", terms, await cooperative_close(payee, terms, agreement, *signatures))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def test_terms_survive_the_wire_and_their_own_data_cell(value: ChannelTerms) -> 
     assert ChannelTerms.from_bytes(value.to_bytes()) == value
     stored = parse_channel_data(value.data_cell())
     assert stored.terms == value
-    assert (stored.closing, stored.deposit_nanoton, stored.paid_nanoton, stored.seq) == (False, 0, 0, 0)
+    assert (stored.closing, stored.deposit_nanoton, stored.paid_nanoton, stored.close_at_s) == (False, 0, 0, 0)
 
 
 @given(plain)
