@@ -7,10 +7,12 @@ lost, ``overlay.settlement.chain`` reads and writes the chain, ``overlay.settlem
 from overlay.settlement.cells import ChannelTerms, check_address, normalise_address
 from overlay.settlement.errors import (
     ChainUnavailable,
+    ClockSkewed,
     DevnetError,
     InsufficientFunds,
     OperationFailed,
     ProofRejected,
+    ServersDisagree,
     SettlementError,
 )
 from overlay.settlement.transactions import AccountTransaction
@@ -21,11 +23,13 @@ __all__ = [
     "AccountTransaction",
     "ChainUnavailable",
     "ChannelTerms",
+    "ClockSkewed",
     "CloseAgreement",
     "DevnetError",
     "InsufficientFunds",
     "OperationFailed",
     "ProofRejected",
+    "ServersDisagree",
     "SettlementError",
     "Transfer",
     "Voucher",

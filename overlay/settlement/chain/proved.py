@@ -1,7 +1,7 @@
 """Account states out of liteserver answers, believed only as far as their Merkle proofs go.
 
 pytoniq checks that an account is in a state but takes the server's word that one is not; here absence is proved too.
-The masterchain block itself is the server's word (trust level 1): ask several servers when that matters.
+Everything is proved against a masterchain block; who vouches for that block is :mod:`overlay.settlement.chain.pool`'s.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from pytoniq_core import Account, Cell
 from pytoniq_core.proof.check_proof import ProofError, check_block_header_proof, check_shard_proof
 from pytoniq_core.tl.block import BlockIdExt
+from pytoniq_core.tlb.block import ShardStateUnsplit
 
 from overlay.settlement.errors import ProofRejected
 
@@ -57,6 +58,23 @@ def check_account_answer(answer: dict[str, Any], master: BlockIdExt, address: st
         raise ProofRejected(f"a liteserver's proof does not hold: {error}") from error
     except Exception as error:  # pytoniq_core raises several unrelated types on malformed cells
         raise ProofRejected(f"a liteserver's proof is malformed: {error!r}") from error
+
+
+def check_config_answer(answer: dict[str, Any], master: BlockIdExt, parameters: list[int]) -> dict[int, Any]:
+    """Check a ``liteServer.configInfo`` at ``master``; returns the cells of those ``parameters`` that exist.
+
+    Raises :class:`ProofRejected` when anything does not fit.
+    """
+    try:
+        header, state = Cell.one_from_boc(answer["state_proof"]), Cell.one_from_boc(answer["config_proof"])
+        if state[0].get_hash(0) != check_block_header_proof(header[0], master.root_hash, True):
+            raise ProofRejected("the configuration is not the block's")
+        config = ShardStateUnsplit.deserialize(state[0].begin_parse()).custom.config.config
+        return {number: config[number].to_cell() for number in parameters if number in config}
+    except ProofRejected:
+        raise
+    except Exception as error:  # pytoniq_core raises several unrelated types on malformed cells
+        raise ProofRejected(f"a liteserver's configuration is malformed: {error!r}") from error
 
 
 def _check(answer: dict[str, Any], master: BlockIdExt, address: str) -> ProvedAnswer:

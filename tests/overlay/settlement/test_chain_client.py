@@ -33,10 +33,10 @@ async def answer_about(client: TonClient, address: str) -> tuple[dict[str, Any],
     """The raw answer of the liteserver, to be tampered with."""
 
     async def ask() -> tuple[dict[str, Any], BlockIdExt]:
-        lite = await client._session._connected()
-        master = BlockIdExt.from_dict((await lite.get_masterchain_info())["last"])
+        link = client._pool.links[0]
+        master = await link.fetch_head()
         request = {"id": master.to_dict(), "account": address_of(address).to_tl_account_id()}
-        return await lite.liteserver_request("getAccountState", request), master
+        return await link.request("getAccountState", request), master
 
     return await client._bridge.call(ask)
 
@@ -92,18 +92,9 @@ async def test_a_proof_with_any_byte_changed_is_rejected(net: Any, client: TonCl
         assert result == honest, f"byte {index} of {part}"  # a bit of the BoC's own framing that carries no meaning
 
 
-async def test_a_dead_server_is_left_for_the_next(net: Any, connect: Any) -> None:
-    config = net.config
-    dead = copy.deepcopy(config["liteservers"][0])
-    dead["port"] = 1
-    config["liteservers"] = [dead, *config["liteservers"]]
-    async with connect(config) as client:
-        assert await client.account_state(net.devnet.giver) is not None
-
-
 async def test_a_lost_connection_is_made_again(net: Any, client: TonClient) -> None:
     async def cut() -> None:
-        client._session._client.writer.transport.abort()
+        client._pool.links[0]._client.writer.transport.abort()
 
     balances: list[int] = []
 
@@ -121,7 +112,7 @@ async def test_a_lost_connection_is_made_again(net: Any, client: TonClient) -> N
 
 
 async def test_no_server_at_all_is_a_clear_error(net: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.settlement.chain.lite.RECONNECT_BACKOFF_S", (0.01,))
+    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.01,))
     config = net.config
     config["liteservers"][0]["port"] = 1
     with pytest.raises(ChainUnavailable, match=r"127\.0\.0\.1:1"):
@@ -135,13 +126,6 @@ async def test_no_server_at_all_is_a_clear_error(net: Any, connect: Any, monkeyp
 async def test_a_malformed_config_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="global config"):
         async with TonClient.connect(config):
-            pass
-
-
-async def test_a_server_that_is_behind_is_noticed(net: Any) -> None:
-    late = 120.0
-    with pytest.raises(ChainUnavailable, match="behind"):
-        async with TonClient.connect(net.config, clock=lambda: net.clock() + late):
             pass
 
 
@@ -166,7 +150,7 @@ async def test_the_block_updater_outlives_the_servers_timeouts(net: Any, client:
     from pytoniq.liteclient.client import LiteServerError
 
     async def provoke() -> bool:
-        lite = await client._session._connected()
+        lite = client._pool.links[0]._client
         original, calls = lite.wait_masterchain_seqno, []
 
         async def failing(*args: Any, **kwargs: Any) -> Any:
@@ -178,7 +162,7 @@ async def test_the_block_updater_outlives_the_servers_timeouts(net: Any, client:
         lite.wait_masterchain_seqno = failing
         lite.updater.cancel()
         lite.updater = asyncio.create_task(lite.block_updater())
-        await asyncio.wait_for(lite.new_block.wait(), 10)
+        await asyncio.wait_for(client._pool._new_block.wait(), 10)
         return bool(len(calls) > 1 and not lite.updater.done())
 
     assert await client._bridge.call(provoke)
