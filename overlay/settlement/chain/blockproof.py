@@ -174,4 +174,4 @@ def signed_message(signatures: dict[str, Any], to: Any) -> bytes:
     # TL ``bytes``: one byte of length, the data, padding to four.
     boxed = bytes((len(vote),)) + vote
     session = bytes.fromhex(signatures["session_id"])
-    return _DATA_TO_SIGN + session + boxed + bytes(-len(boxed) % 4)
+    return bytes(_DATA_TO_SIGN + session + boxed + bytes(-len(boxed) % 4))

@@ -107,7 +107,7 @@ class MendedLiteClient(LiteClient):  # type: ignore[misc]  # pytoniq ships no ty
         return data
 
     def _cancel_all_tasks(self) -> None:
-        """Fail what still waits for an answer. Nobody waits for some of it any more: asyncio would complain of those."""
+        """Fail what waits for an answer. Nobody waits for some of it any more: asyncio would complain of those."""
         waiting = list(self.tasks.values())
         super()._cancel_all_tasks()
         for future in waiting:
