@@ -83,14 +83,20 @@ def transfer_cost(prices: Prices, wallet: Wallet, transfers: Sequence[Transfer],
 
 
 def operation_cost(
-    prices: Prices, wallet: Wallet, operation: OperationName, *, count: int = 1, amount_nanoton: int = 0
+    prices: Prices,
+    wallet: Wallet,
+    operation: OperationName,
+    *,
+    count: int = 1,
+    amount_nanoton: int = 0,
+    deploy: bool = False,
 ) -> OperationCost:
     """What ``count`` such operations (255 at most) cost ``wallet`` when it sends them in one message.
 
-    ``amount_nanoton`` is what each moves, for ``open`` and ``top up``. Raises ``ValueError`` for impossible numbers.
+    ``amount_nanoton`` is what each moves, for ``open`` and ``top up``; ``deploy`` when the wallet has no code yet. Raises ``ValueError`` for impossible numbers.
     """
     transfers = [_sample(wallet, operation, index, amount_nanoton) for index in range(count)]
-    sent = transfer_cost(prices, wallet, transfers, deploy=False)
+    sent = transfer_cost(prices, wallet, transfers, deploy=deploy)
     reserve = RENT_RESERVE_NANOTON if operation == "open" else 0
     moved = (amount_nanoton + reserve) * count
     channel = prices.gas_fee(_CHANNEL_GAS[operation]) + _CHANNEL_MESSAGES[operation] * prices.lump_price
