@@ -15,9 +15,11 @@ from overlay.settlement.errors import (
     ServersDisagree,
     SettlementError,
 )
+from overlay.settlement.mnemonic import check_mnemonic, mnemonic_problem, new_mnemonic
+from overlay.settlement.sealed import SealError, WrongPassphrase
 from overlay.settlement.transactions import AccountTransaction
 from overlay.settlement.voucher import CloseAgreement, Voucher, channel_public_key
-from overlay.settlement.wallet import Transfer, Wallet, check_mnemonic, new_mnemonic, wallet_address
+from overlay.settlement.wallet import Transfer, Wallet, wallet_address, wallet_address_of_key
 
 __all__ = [
     "AccountTransaction",
@@ -29,15 +31,19 @@ __all__ = [
     "InsufficientFunds",
     "OperationFailed",
     "ProofRejected",
+    "SealError",
     "ServersDisagree",
     "SettlementError",
     "Transfer",
     "Voucher",
     "Wallet",
+    "WrongPassphrase",
     "channel_public_key",
     "check_address",
     "check_mnemonic",
+    "mnemonic_problem",
     "new_mnemonic",
     "normalise_address",
     "wallet_address",
+    "wallet_address_of_key",
 ]

@@ -93,7 +93,8 @@ def operation_cost(
 ) -> OperationCost:
     """What ``count`` such operations (255 at most) cost ``wallet`` when it sends them in one message.
 
-    ``amount_nanoton`` is what each moves, for ``open`` and ``top up``; ``deploy`` when the wallet has no code yet. Raises ``ValueError`` for impossible numbers.
+    ``amount_nanoton`` is what each moves, for ``open`` and ``top up``; ``deploy`` when the wallet has no code yet.
+    Raises ``ValueError`` for impossible numbers.
     """
     transfers = [_sample(wallet, operation, index, amount_nanoton) for index in range(count)]
     sent = transfer_cost(prices, wallet, transfers, deploy=deploy)

@@ -17,9 +17,6 @@ from overlay.settlement import (
     ProofRejected,
     Transfer,
     Wallet,
-    check_mnemonic,
-    new_mnemonic,
-    wallet_address,
 )
 from overlay.settlement.cells import address_of
 from overlay.settlement.chain import TonClient, WalletAccount
@@ -239,24 +236,6 @@ async def test_an_empty_wallet_says_what_is_missing(net: Any, client: TonClient)
 async def test_a_wallet_of_another_network_is_refused(client: TonClient) -> None:
     with pytest.raises(ValueError, match="another address"):
         WalletAccount(client, Wallet(bytes(32), -239))
-
-
-def test_words_make_a_wallet_and_come_back_the_same() -> None:
-    words = new_mnemonic()
-    assert len(words) == 24
-    assert check_mnemonic(words)
-    assert Wallet.from_mnemonic(words, -239) == Wallet.from_mnemonic(" ".join(words).upper(), -239)
-    assert Wallet.from_mnemonic(words, -239).address != Wallet.from_mnemonic(words, -3).address
-    assert wallet_address(words).startswith("UQ")
-    assert wallet_address(words, -3).startswith("0Q")
-
-
-def test_wrong_words_are_refused() -> None:
-    words = new_mnemonic()
-    for bad in (words[:-1], [*words[:-1], "nonsense"], []):
-        assert not check_mnemonic(bad)
-        with pytest.raises(ValueError, match="mnemonic"):
-            Wallet.from_mnemonic(bad, -239)
 
 
 def test_a_wallets_repr_shows_no_secret() -> None:
