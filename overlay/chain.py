@@ -67,11 +67,12 @@ class Chain:
 
 @asynccontextmanager
 async def open_chain(
-    config: Config, data_dir: DataDir, log: EventLog, *, may_start_devnet: bool
+    config: Config, data_dir: DataDir, log: EventLog, *, may_start_devnet: bool, may_send: bool = True
 ) -> AsyncIterator[Chain]:
     """Connect to the configured network, or the local devnet, for the length of the block.
 
-    A wallet without money is funded on a devnet; elsewhere a line says where to send Toncoin. Raises
+    A message that an earlier run left in flight is finished first. A wallet without money is funded on a devnet;
+    elsewhere a line says where to send Toncoin. ``may_send=False`` does neither, for who only looks. Raises
     :class:`~overlay.errors.ConfigError` and :class:`~overlay.errors.ChainError`.
     """
     keys = await _open_keys(config, data_dir)
@@ -93,8 +94,9 @@ async def open_chain(
             account = WalletAccount(client, wallet, SqlitePendingStore(data_dir.outbox_path))
             network = "devnet" if "devnet" in document else NETWORK_NAMES.get(client.network_id, str(client.network_id))
             chain = Chain(network, document, client, account, keys.channel_seed)
-            await _resume(chain, log)
-            await _fund(chain, log)
+            if may_send:
+                await _resume(chain, log)
+                await _fund(chain, log)
         except SettlementError as error:
             raise ChainError(f"TON: {error}") from error
         except ValueError as error:

@@ -137,7 +137,7 @@ async def wallet_fees(setup: Setup) -> dict[str, Any]:
     """What each operation on a channel costs at the connected network's prices, in nanoTON. Sends nothing."""
     with open_data_dir(setup.data_dir) as directory:
         quiet = EventLog(lambda _event: None, time.time)
-        async with open_chain(setup.config, directory, quiet, may_start_devnet=False) as chain:
+        async with open_chain(setup.config, directory, quiet, may_start_devnet=False, may_send=False) as chain:
             try:
                 prices = await chain.client.prices()
                 state = await chain.client.account_state(chain.account.address)

@@ -172,6 +172,10 @@ class TonClient:
             lt, hash_ = batch[-1].previous_lt, batch[-1].previous_hash
         return found
 
+    async def config_parameters(self, numbers: list[int]) -> dict[int, Any]:
+        """Cells of the blockchain's configuration parameters (those that exist), proved in the newest block."""
+        return await self._call(self._pool.config, numbers)
+
     async def wait_for_change(
         self, address: str, since_lt: int, *, timeout_s: float = CONFIRM_TIMEOUT_S
     ) -> AccountState | None:
@@ -197,7 +201,7 @@ class TonClient:
         """The network's prices for gas, messages and storage, from its proved configuration."""
         now = self._clock()
         if self._prices is None or now >= self._prices_until:
-            cells = await self._call(self._pool.config, list(PRICE_PARAMETERS))
+            cells = await self.config_parameters(list(PRICE_PARAMETERS))
             try:
                 self._prices = Prices.from_config(cells)
             except ValueError as error:

@@ -33,6 +33,8 @@ class AccountState:
     last_lt: int
     last_hash: bytes
     utime_s: int
+    cell: Any = None
+    """The whole account (TL-B ``Account``), as the TVM takes it."""
 
 
 @dataclass(frozen=True)
@@ -179,4 +181,5 @@ def _account(leaf: Any, state_boc: bytes, address: str, utime: int) -> AccountSt
         last_lt=last_lt,
         last_hash=last_hash,
         utime_s=utime,
+        cell=root,
     )
