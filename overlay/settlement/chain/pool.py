@@ -241,8 +241,9 @@ class LitePool:
                     return await self._vote()
                 except _Behind as error:
                     if asyncio.get_running_loop().time() >= deadline:
+                        known = self._key_block if self.floor is None else self.floor
                         raise ChainUnavailable(
-                            f"the liteservers are behind block {self.floor.seqno}, which they showed before: {error}"
+                            f"the liteservers are behind block {known.seqno}, which was trusted before: {error}"
                         ) from error
                     await asyncio.sleep(RETRY_BACKOFF_S[0])
 
@@ -278,9 +279,9 @@ class LitePool:
             if len(heads) >= self.quorum or (heads and not pending and self.trust_level == 0):
                 try:
                     return await self._choose(heads)
-                except (_Behind, ProofRejected, ServersDisagree) as error:
+                except (_Behind, ProofRejected, ChainUnavailable) as error:
                     problem, patience = error, None  # one more answer may settle it
-        if isinstance(problem, (_Behind, ProofRejected, ServersDisagree)):
+        if isinstance(problem, (_Behind, ProofRejected, ChainUnavailable)):
             raise problem
         if heads:
             raise ChainUnavailable(
@@ -367,9 +368,11 @@ class LitePool:
                 problem = error
             else:
                 return head
-        if isinstance(problem, ProofRejected):
+        if isinstance(problem, (ProofRejected, _Behind)):
             raise problem
-        raise _Behind(_error_text(problem))
+        if problem is not None:
+            raise ChainUnavailable(f"no liteserver proves its newest block: {_error_text(problem)}") from problem
+        raise _Behind("nobody has a newer one")
 
     async def _prove(self, link: ServerLink, head: Any) -> None:
         async with self._proving:

@@ -10,12 +10,20 @@ from typing import Any
 import pytest
 from pytoniq import LiteClient
 
-from overlay.settlement import ProofRejected
+from overlay.settlement import ChainUnavailable, ProofRejected
 from overlay.settlement.chain import TonClient
 from overlay.settlement.chain.blockproof import check_block_proof
 from overlay.settlement.chain.blockstore import FileBlockStore
 from overlay.settlement.devnet.adnl import SCHEMAS
-from tests.overlay.settlement.faulty_server import FaultyServer, Question, Spoil, answer, faulty_servers, with_servers
+from tests.overlay.settlement.faulty_server import (
+    FaultyServer,
+    Question,
+    Spoil,
+    answer,
+    error,
+    faulty_servers,
+    with_servers,
+)
 from tests.overlay.settlement.validators import MasterBlock, Validators, block_id, link, proof
 
 OURS, NEXT, THEIRS = Validators.make(1), Validators.make(2), Validators.make(9)
@@ -235,6 +243,20 @@ def test_a_damaged_memory_of_key_blocks_is_an_empty_one(tmp_path: Path, text: st
     store.save("aa", ANCHOR.id)
     assert FileBlockStore(path).load("aa") == ANCHOR.id
     assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_a_server_that_proves_nothing_is_a_clear_error_at_trust_level_0(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def proves_nothing(question: Question) -> bytes | None:
+        return error(651, "no such block") if question.name == "getBlockProof" else await question.honest()
+
+    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.01,))
+    async with faulty_servers(net.config, 1) as servers:
+        servers[0].spoil = proves_nothing
+        with pytest.raises(ChainUnavailable, match=r"no liteserver proves its newest block: no such block"):
+            async with TonClient.connect(anchored(net.config, servers, GENESIS), clock=net.clock, trust_level=0):
+                pass
 
 
 async def test_trust_level_0_without_a_block_to_start_from_is_refused(net: Any) -> None:

@@ -18,7 +18,7 @@ from overlay.settlement.chain.pending import MemoryPendingStore, PendingExternal
 from overlay.settlement.transactions import parse_message
 
 TON = 10**9
-TARGET = "0:" + "77" * 32
+TARGET = "0:" + "c0c0" * 16
 
 
 class PowerCut(BaseException):

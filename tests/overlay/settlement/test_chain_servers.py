@@ -26,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pauses, shorter, so that failures do not cost seconds."""
     monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.05, 0.05))
     monkeypatch.setattr("overlay.settlement.chain.pool.CATCH_UP_S", 0.5)
-    monkeypatch.setattr("overlay.settlement.chain.lite.HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("overlay.settlement.chain.lite.HEAD_TIMEOUT_S", 2.0)
     monkeypatch.setattr("overlay.settlement.chain.lite.RETRY_BACKOFF_S", (0.05,))
 
 
