@@ -143,18 +143,23 @@ async def wallet_fees(setup: Setup) -> dict[str, Any]:
                 state = await chain.client.account_state(chain.account.address)
             except SettlementError as error:
                 raise ChainError(f"TON: {error}") from error
-            deploy = state is None or state.data is None
             wallet, deposit = chain.account.wallet, setup.config.ton.deposit_nanoton
 
-            def cost(operation: OperationName, count: int = 1) -> OperationCost:
+            def cost(operation: OperationName, count: int = 1, *, deploy: bool = False) -> OperationCost:
                 amount = deposit if operation in ("open", "top up") else 0
                 return operation_cost(prices, wallet, operation, count=count, amount_nanoton=amount, deploy=deploy)
+
+            first_time = cost("claim", deploy=True).fees_nanoton - cost("claim").fees_nanoton
 
             names: list[OperationName] = [
                 "open", "top up", "claim", "claim and close", "close together", "start refund", "finish refund",
             ]  # fmt: skip
             costs = [cost(name) for name in names] + [cost("claim", MAX_TRANSFERS)]
-            return {"network": chain.network, "costs": [asdict(entry) for entry in costs]}
+            return {
+                "network": chain.network,
+                "costs": [asdict(entry) for entry in costs],
+                "first_time_nanoton": first_time if state is None or state.data is None else 0,
+            }
 
 
 async def change_channels(

@@ -92,6 +92,10 @@ def fees(
     ]  # fmt: skip
     columns = ("operation", "fees at most", "moves", "comes back", "wallet must hold")
     output.table(f"Costs on {found['network']}", columns, rows, empty="nothing costs anything")
+    if found["first_time_nanoton"]:
+        output.note(
+            f"this wallet has sent nothing yet: its first message costs {ton(found['first_time_nanoton'])} more"
+        )
 
 
 @app.command()

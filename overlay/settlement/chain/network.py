@@ -77,7 +77,10 @@ def read_global_config(config: dict[str, Any]) -> Network:
         raise ValueError(f"not a TON global config: {error!r}") from error
     if not listed:
         raise ValueError("the global config names no liteserver")
-    servers = tuple({server.public_key: server for server in reversed(listed)}.values())[::-1]
+    by_key: dict[str, ServerAddress] = {}
+    for server in listed:
+        by_key.setdefault(server.public_key, server)
+    servers = tuple(by_key.values())
     known = ZERO_STATES.get(zero_root)
     if known is not None and devnet_id is not None and known[1] != devnet_id:
         raise ValueError(

@@ -78,7 +78,7 @@ class LitePool:
         count = len(network.servers)
         if trust_level not in (0, 1, 2):
             raise ValueError("a trust level is 0 (validators), 1 (several servers) or 2 (one server)")
-        if quorum > count:
+        if not 0 <= quorum <= count:
             raise ValueError(f"a quorum of {quorum} liteservers, but the global config names {count}")
         if trust_level == 0 and network.init_block is None:
             raise ValueError("trust level 0 needs an init_block in the global config: the block that trust begins with")
