@@ -27,8 +27,8 @@ STALE_AFTER_S = 45.0
 CATCH_UP_S = 12.0
 """How long a server that is behind what was proved already may take to catch up before the read fails."""
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""One liteserver packet: TON's own servers send 16 MiB at most, and pytoniq would buffer 4 GiB."""
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""One liteserver packet: sixteen links of mainnet's key blocks take 0.7 MB, and pytoniq would buffer 4 GiB."""
 
 MAX_PROOF_ROUNDS = 256
 """Requests for one chain of key blocks. Sixteen links each: 1242 links led through fifteen months of mainnet."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytoniq_core import Account, Cell
-from pytoniq_core.proof.check_proof import ProofError, check_block_header_proof, check_shard_proof
+from pytoniq_core.proof.check_proof import ProofError, check_block_header_proof, check_proof, check_shard_proof
 from pytoniq_core.tl.block import BlockIdExt
 from pytoniq_core.tlb.block import ShardStateUnsplit
 
@@ -83,6 +83,7 @@ def _check(answer: dict[str, Any], master: BlockIdExt, address: str) -> ProvedAn
     if BlockIdExt.from_dict(answer["id"]) != master:
         raise ProofRejected("the answer is about another block than the one asked for")
     shard_block = BlockIdExt.from_dict(answer["shardblk"])
+    _check_anchored(answer["shard_proof"], master)
     check_shard_proof(shard_proof=answer["shard_proof"], blk=master, shrd_blk=shard_block)
     proof = Cell.from_boc(answer["proof"])
     if len(proof) != 2:
@@ -104,6 +105,19 @@ def _check(answer: dict[str, Any], master: BlockIdExt, address: str) -> ProvedAn
     if leaf is None and answer["state"]:
         raise ProofRejected("a state for an account that the proof shows to be absent")
     return ProvedAnswer(account, utime, network_id, master.seqno)
+
+
+def _check_anchored(shard_proof: bytes, master: BlockIdExt) -> None:
+    """Hold both roots of a shard proof to the block before pytoniq parses them.
+
+    It parses first and compares hashes afterwards, and a dictionary whose branches are one and the same cell takes it
+    2**32 steps: a server could stop us with a few kilobytes.
+    """
+    roots = Cell.from_boc(shard_proof)
+    if len(roots) != 2:
+        raise ProofRejected("a shard proof has two roots")
+    check_proof(roots[0], master.root_hash)
+    check_proof(roots[1], check_block_header_proof(roots[0][0], master.root_hash, True))
 
 
 def _check_shard(header: Any, key: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from pytoniq_core import Cell
 from pytoniq_core.tl.block import BlockIdExt
 
 from overlay.settlement import (
@@ -20,7 +21,10 @@ from overlay.settlement import (
 )
 from overlay.settlement.cells import address_of
 from overlay.settlement.chain import TonClient, WalletAccount
+from overlay.settlement.chain.blockproof import check_block_proof
 from overlay.settlement.chain.proved import check_account_answer
+from overlay.settlement.devnet.proofs import merkle_proof, to_boc
+from tests.overlay.settlement.validators import MasterBlock, Validators, bomb
 
 TON = 10**9
 NOBODY = "0:" + "5a" * 32
@@ -72,6 +76,19 @@ async def test_a_server_cannot_answer_about_another_block(net: Any, client: TonC
     with pytest.raises(ProofRejected):
         check_account_answer({**old, "id": newer.to_dict()}, newer, net.devnet.giver)
     assert check_account_answer(old, master, net.devnet.giver).account is not None
+
+
+async def test_a_server_cannot_stop_us_with_cells_that_take_forever_to_parse(net: Any, client: TonClient) -> None:
+    honest, master = await answer_about(client, net.devnet.giver)
+    roots = [merkle_proof(bomb()), Cell.from_boc(honest["shard_proof"])[1]]
+    with pytest.raises(ProofRejected):
+        check_account_answer({**honest, "shard_proof": to_boc(roots)}, master, net.devnet.giver)
+    with pytest.raises(ProofRejected):
+        check_account_answer({**honest, "shard_proof": to_boc(roots[::-1])}, master, net.devnet.giver)
+    known = MasterBlock(7, Validators.make(1)).id
+    steps = [{"from": known.to_dict(), "to": MasterBlock(8).id.to_dict(), "config_proof": to_boc(roots[:1])}]
+    with pytest.raises(ProofRejected):
+        check_block_proof({"steps": steps}, known, MasterBlock(8).id)
 
 
 @pytest.mark.parametrize("part", ["proof", "shard_proof", "state"])

@@ -12,7 +12,7 @@ from pytoniq_core import HashMap, begin_cell
 from pytoniq_core.tl.block import BlockIdExt
 
 from overlay.settlement.chain.blockproof import signed_message
-from overlay.settlement.devnet.proofs import keep, merkle_proof, pruned
+from overlay.settlement.devnet.proofs import keep, merkle_proof, pruned, with_refs
 
 FULL = -(2**63)
 NOTHING = pruned(begin_cell().store_uint(1, 8).end_cell())
@@ -91,12 +91,7 @@ class MasterBlock:
         catchain = begin_cell().store_uint(0xC2, 8).store_uint(0, 8).store_uint(250, 32).store_uint(250, 32)
         parameters = HashMap(32, value_serializer=lambda source, builder: builder.store_ref(source))
         parameters.map = {28: catchain.store_uint(1000, 32).store_uint(1, 32).end_cell(), 34: self.validators.cell()}
-        custom = begin_cell().store_bytes(b"\xcc\xa5").store_bit(1).store_bit(0).store_bit(0)
-        custom.store_ref(begin_cell().store_uint(0, 3).end_cell()).store_uint(0, 256).store_ref(parameters.serialize())
-        with_money = begin_cell().store_bit(0).store_coins(0).store_coins(0).store_bit(0).end_cell()
-        without = begin_cell().store_bit(0).store_coins(0).store_bit(0).end_cell()
-        extra = begin_cell().store_bytes(b"J3\xf6\xfd").store_ref(with_money).store_ref(without).store_ref(without)
-        return extra.store_uint(0, 512).store_bit(1).store_ref(custom.end_cell()).end_cell()
+        return key_block_extra(parameters.serialize())
 
     def header_proof(self) -> bytes:
         """Its header, for the link that leads to it."""
@@ -105,6 +100,25 @@ class MasterBlock:
     def config_proof(self) -> bytes:
         """Its configuration, for the link that leads on from it."""
         return bytes(merkle_proof(self.cell).to_boc())
+
+
+def key_block_extra(config: Any) -> Any:
+    """``block_extra`` of a key block with this configuration dictionary."""
+    custom = begin_cell().store_bytes(b"\xcc\xa5").store_bit(1).store_bit(0).store_bit(0)
+    custom.store_ref(begin_cell().store_uint(0, 3).end_cell()).store_uint(0, 256).store_ref(config)
+    with_money = begin_cell().store_bit(0).store_coins(0).store_coins(0).store_bit(0).end_cell()
+    without = begin_cell().store_bit(0).store_coins(0).store_bit(0).end_cell()
+    extra = begin_cell().store_bytes(b"J3\xf6\xfd").store_ref(with_money).store_ref(without).store_ref(without)
+    return extra.store_uint(0, 512).store_bit(1).store_ref(custom.end_cell()).end_cell()
+
+
+def bomb() -> Any:
+    """A block of 40 cells that takes a parser of its configuration four thousand million steps."""
+    branch = begin_cell().store_uint(0, 2).store_ref(begin_cell().end_cell()).end_cell()
+    for _ in range(32):
+        branch = begin_cell().store_uint(0, 2).store_ref(branch).store_ref(branch).end_cell()
+    honest = MasterBlock(7, Validators.make(1)).cell
+    return with_refs(honest, [*honest.refs[:3], key_block_extra(branch)])
 
 
 def link(known: MasterBlock, to: Any, dest_proof: bytes, signatures: dict[str, Any], *, key: bool) -> dict[str, Any]:
