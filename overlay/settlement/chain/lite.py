@@ -62,6 +62,7 @@ class MendedLiteClient(LiteClient):  # type: ignore[misc]  # pytoniq ships no ty
         self.schemas._auto_deserialize = False
         self.logger = _SILENT
         self._heard = heard
+        self._hanging_up: asyncio.Task[None] | None = None
 
     async def update_last_blocks(self) -> None:
         """Only the masterchain block: shards are proved with each account anyway."""
@@ -82,7 +83,7 @@ class MendedLiteClient(LiteClient):  # type: ignore[misc]  # pytoniq ships no ty
                 continue
             except (TimeoutError, LiteClientError, OSError, AttributeError, KeyError, TypeError):
                 # Silent, gone (close() took the writer away) or talking nonsense: the next request connects anew.
-                self.loop.create_task(self.close())
+                self._hanging_up = self.loop.create_task(self.close())
                 return
             if head.seqno <= self.last_mc_block.seqno:
                 await asyncio.sleep(_WRONG_SERVER_PAUSE_S)  # a server that answers at once with what was known
@@ -156,6 +157,11 @@ class ServerLink:
     def expected_latency_s(self) -> float:
         """A moving average of the server's answers; a guess before the first."""
         return _UNKNOWN_LATENCY_S if self.latency_s is None else self.latency_s
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is followed now: it has named a block, and would name the next."""
+        return self._client is not None and bool(self._client.inited) and self.head is not None
 
     async def request(self, name: str, fields: dict[str, Any], timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
         """Ask ``liteServer.<name>``. Raises pytoniq's ``LiteServerError`` for the server's own, :class:`LinkBroken`."""

@@ -94,7 +94,8 @@ class LitePool:
             self._key_block = store.load(network.store_key()) or self._key_block
         self._proving = asyncio.Lock()
         self._new_block = asyncio.Event()
-        self._asking: dict[ServerLink, asyncio.Task[Any]] = {}
+        self._asking: dict[ServerLink, tuple[asyncio.Task[Any], float]] = {}
+        self._handing_in: set[asyncio.Task[Any]] = set()
         self._news: deque[str] = deque(maxlen=MAX_NEWS)
 
     async def start(self) -> None:
@@ -171,21 +172,21 @@ class LitePool:
                 return server_error_text(error)
             return None
 
-        links = self._active()
-        tasks = [asyncio.create_task(hand_in(link)) for link in links]
+        tasks = [asyncio.create_task(hand_in(link)) for link in self._active()]
+        self._handing_in.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._handing_in.discard)
+            task.add_done_callback(_take_note)
         refusal, broken = "", ""
-        try:
-            for next_done in asyncio.as_completed(tasks):
-                try:
-                    answer = await next_done
-                except LinkBroken as error:
-                    broken = str(error)
-                    continue
-                if answer is None:
-                    return
-                refusal = answer
-        finally:
-            await _cancel(tasks)
+        for next_done in asyncio.as_completed(tasks):
+            try:
+                answer = await next_done
+            except LinkBroken as error:
+                broken = str(error)
+                continue
+            if answer is None:
+                return  # the others go on: the more servers relay the message, the better
+            refusal = answer
         if broken:
             raise ChainUnavailable(f"no liteserver has taken the message: {broken}")
         raise OperationFailed(f"the network refused the message: {refusal}")
@@ -226,7 +227,7 @@ class LitePool:
 
     async def close(self) -> None:
         """Hang up."""
-        await _cancel(list(self._asking.values()))
+        await _cancel([*self._handing_in, *(task for task, _ in self._asking.values())])
         await asyncio.gather(*(link.close() for link in self.links), return_exceptions=True)
 
     # ---- which block ----
@@ -257,8 +258,9 @@ class LitePool:
         links = self._active()
         if self.quorum == 1 and self.trust_level > 0:
             return await self._first(links)
-        idle = [link for link in links if link not in self._asking]
-        links = idle if len(idle) >= self.quorum else links
+        now = asyncio.get_running_loop().time()
+        prompt = [link for link in links if now - self._asking_since(link, now) <= HEAD_GRACE_S]
+        links = prompt if len(prompt) >= self.quorum else links
         pending = {asyncio.create_task(self._fresh_head(link)): link for link in links}
         heads: dict[ServerLink, Any] = {}
         problem: Exception | None = None
@@ -296,19 +298,23 @@ class LitePool:
         What nobody waits for any more is not cancelled: taking a connection down costs more than its late answer.
         """
         while (late := self._asking.get(link)) is not None:
-            await asyncio.wait([late])
+            await asyncio.wait([late[0]])
         return await asyncio.shield(self._fetch(link))
 
     def _fetch(self, link: ServerLink) -> asyncio.Task[Any]:
-        self._asking[link] = task = asyncio.create_task(link.fetch_head())
+        task = asyncio.create_task(link.fetch_head())
+        self._asking[link] = task, asyncio.get_running_loop().time()
         task.add_done_callback(lambda done: self._asked(link, done))
         return task
 
+    def _asking_since(self, link: ServerLink, now: float) -> float:
+        """Since when an answer of this server is awaited; ``now`` when none is."""
+        return self._asking[link][1] if link in self._asking else now
+
     def _asked(self, link: ServerLink, task: asyncio.Task[Any]) -> None:
-        if self._asking.get(link) is task:
+        if link in self._asking and self._asking[link][0] is task:
             del self._asking[link]
-        if not task.cancelled():
-            task.exception()  # whoever waits for it sees it; the link has taken note
+        _take_note(task)
 
     async def _first(self, links: list[ServerLink]) -> Any:
         """Where one server decides: the newest block of the quickest one that answers."""
@@ -455,7 +461,7 @@ class LitePool:
             named = link.named(block.seqno)
             if named is not None and named != block:
                 self._accuse(link, f"names another masterchain block {block.seqno} than the majority")
-            elif link.head is not None and link.head.seqno < block.seqno and now - link.head_at > STALE_AFTER_S:
+            elif link.connected and link.head.seqno < block.seqno and now - link.head_at > STALE_AFTER_S:
                 link.pause(STALE_AFTER_S, f"is stale: still at block {link.head.seqno}, not {block.seqno}")
 
     def _pause_stale(self, block: Any) -> None:
@@ -495,6 +501,12 @@ async def _transactions(link: ServerLink, address: str, lt: int, hash_: bytes, c
     except Exception as error:  # pytoniq_core raises several unrelated types on malformed cells
         raise ProofRejected(f"a liteserver's list of transactions is malformed: {error!r}") from error
     return found
+
+
+def _take_note(task: asyncio.Task[Any]) -> None:
+    """Whoever waits for the task sees its error, and its link has taken note; asyncio need not complain."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _cancel(tasks: Any) -> None:

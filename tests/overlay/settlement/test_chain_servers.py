@@ -219,7 +219,7 @@ async def test_the_quicker_server_is_preferred(net: Any) -> None:
     async with faulty_servers(net.config, 2) as servers:
         servers[0].spoil = slow
         async with connect(net, servers, quorum=1) as client:
-            for _ in range(12):
+            for _ in range(6):
                 await client.account_state(net.devnet.giver)
             before = servers[1].asked.count("getAccountState")
             for _ in range(5):

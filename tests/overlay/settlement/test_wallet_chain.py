@@ -128,11 +128,11 @@ async def test_a_lying_server_among_three_is_a_warning_that_names_it(
         file = directory.path.parent / "global.config.json"
         file.write_text(json.dumps(with_servers(net.config, servers)))
         async with opened(directory, events) as chain:
-            for _ in range(20):
+            while not any("majority" in event.text for event in events):
                 await net.call(net.devnet.seal)
                 await chain.account.balance_nanoton()
     warnings = [event.text for event in events if event.kind == "liteserver"]
-    assert any(servers[0].name in text and "majority" in text for text in warnings)
+    assert any(servers[0].name in text for text in warnings if "majority" in text)
     assert all(event.level == "warning" for event in events if event.kind == "liteserver")
 
 
