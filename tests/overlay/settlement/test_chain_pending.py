@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,57 @@ def test_an_intent_is_what_is_done_not_the_query_id_it_is_done_under() -> None:
         [Transfer(TARGET, 5)],
     ]
     assert len({first, *map(intent_of, others)}) == 6
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_fails_and_however_often_it_is_tried_again_each_payment_arrives_exactly_once(
+    net: Any, client: TonClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Messages are lost, answers are lost, servers refuse, reads fail and the process is killed, at random."""
+    chance = random.Random(seed)
+    monkeypatch.setattr("overlay.settlement.chain.account.RESEND_INTERVAL_S", 0.02)
+    store = SqlitePendingStore(tmp_path / "outbox.sqlite3")
+    account = await funded(net, client, store)
+    target = f"0:{seed + 1:02x}{'c3' * 31}"
+    real_send, real_read = client.send_external, client.account_state
+    fault = ""
+
+    async def send(boc: bytes) -> None:
+        nonlocal fault
+        fault, now = "", fault
+        if now == "killed before it left":
+            raise PowerCut
+        if now == "lost":
+            return
+        if now == "refused":
+            raise OperationFailed("a server that does not like it")
+        await real_send(boc)
+        if now == "killed after it left":
+            raise PowerCut
+        if now == "answer lost":
+            raise ChainUnavailable("no answer")
+        if now == "reads fail":
+            fault = now
+
+    async def read(address: str) -> Any:
+        nonlocal fault
+        if fault == "reads fail":
+            fault = ""
+            raise ChainUnavailable("the cable is out")
+        return await real_read(address)
+
+    monkeypatch.setattr(client, "send_external", send)
+    monkeypatch.setattr(client, "account_state", read)
+    faults = ["killed before it left", "lost", "refused", "killed after it left", "answer lost", "reads fail", ""]
+    amounts = [1000 + index for index in range(6)]
+    for amount in amounts:
+        while True:
+            fault = chance.choice(faults)
+            try:
+                await account.transfer([Transfer(target, amount, bounce=False)])
+                break
+            except PowerCut:
+                account = WalletAccount(client, account.wallet, SqlitePendingStore(tmp_path / "outbox.sqlite3"))
+            except (ChainUnavailable, OperationFailed):
+                continue
+    assert [entry.in_message.value_nanoton for entry in await net.history(target)] == amounts
