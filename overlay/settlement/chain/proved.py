@@ -1,7 +1,7 @@
 """Account states out of liteserver answers, believed only as far as their Merkle proofs go.
 
 pytoniq checks that an account is in a state but takes the server's word that one is not; here absence is proved too.
-Everything is proved against a masterchain block; who vouches for that block is :mod:`overlay.settlement.chain.pool`'s.
+Everything is proved against a masterchain block; who vouches for that block is :mod:`overlay.settlement.chain.heads`'s.
 """
 
 from __future__ import annotations

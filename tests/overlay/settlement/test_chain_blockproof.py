@@ -195,7 +195,7 @@ GENESIS = MasterBlock(0, OURS)
 async def test_at_trust_level_0_a_forger_gets_nowhere_and_two_forgers_cannot_outvote_one_honest_server(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.01,))
+    monkeypatch.setattr("overlay.settlement.chain.heads.RECONNECT_BACKOFF_S", (0.01,))
     async with faulty_servers(net.config, 3) as servers:
         config = anchored(net.config, servers, GENESIS)
         for server in servers:
@@ -251,7 +251,7 @@ async def test_a_server_that_proves_nothing_is_a_clear_error_at_trust_level_0(
     async def proves_nothing(question: Question) -> bytes | None:
         return error(651, "no such block") if question.name == "getBlockProof" else await question.honest()
 
-    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.01,))
+    monkeypatch.setattr("overlay.settlement.chain.heads.RECONNECT_BACKOFF_S", (0.01,))
     async with faulty_servers(net.config, 1) as servers:
         servers[0].spoil = proves_nothing
         with pytest.raises(ChainUnavailable, match=r"no liteserver proves its newest block: no such block"):

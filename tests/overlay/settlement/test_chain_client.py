@@ -126,7 +126,7 @@ async def test_a_lost_connection_is_made_again(net: Any, client: TonClient) -> N
 
 
 async def test_no_server_at_all_is_a_clear_error(net: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.01,))
+    monkeypatch.setattr("overlay.settlement.chain.heads.RECONNECT_BACKOFF_S", (0.01,))
     config = net.config
     config["liteservers"][0]["port"] = 1
     with pytest.raises(ChainUnavailable, match=r"127\.0\.0\.1:1"):
@@ -176,7 +176,7 @@ async def test_the_block_updater_outlives_the_servers_timeouts(net: Any, client:
         lite.wait_masterchain_seqno = failing
         lite.updater.cancel()
         lite.updater = asyncio.create_task(lite.block_updater())
-        await asyncio.wait_for(client._pool._new_block.wait(), 10)
+        await asyncio.wait_for(client._pool.heads._new_block.wait(), 10)
         return bool(len(calls) > 1 and not lite.updater.done())
 
     assert await client._bridge.call(provoke)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.settlement.chain import read_global_config
+from overlay.settlement.chain.heads import default_quorum
 from overlay.settlement.chain.limits import MAX_SERVERS
-from overlay.settlement.chain.pool import LitePool, default_quorum
+from overlay.settlement.chain.pool import LitePool
 
 ZERO_HASH = base64.b64encode(bytes(32)).decode()
 

@@ -24,8 +24,8 @@ def connect(net: Any, servers: list[FaultyServer], news: list[str] | None = None
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pauses, shorter, so that failures do not cost seconds."""
-    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.05, 0.05))
-    monkeypatch.setattr("overlay.settlement.chain.pool.CATCH_UP_S", 0.5)
+    monkeypatch.setattr("overlay.settlement.chain.heads.RECONNECT_BACKOFF_S", (0.05, 0.05))
+    monkeypatch.setattr("overlay.settlement.chain.heads.CATCH_UP_S", 0.5)
     monkeypatch.setattr("overlay.settlement.chain.lite.HEAD_TIMEOUT_S", 2.0)
     monkeypatch.setattr("overlay.settlement.chain.lite.RETRY_BACKOFF_S", (0.05,))
 
@@ -148,7 +148,7 @@ async def test_a_stale_server_cannot_hide_what_happened(net: Any) -> None:
 
 
 async def test_a_stale_server_is_named_and_a_spare_takes_its_place(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.settlement.chain.pool.STALE_AFTER_S", 0.5)
+    monkeypatch.setattr("overlay.settlement.chain.heads.STALE_AFTER_S", 0.5)
     old: list[bytes] = []
 
     async def stale(question: Question) -> bytes | None:

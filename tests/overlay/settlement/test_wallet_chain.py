@@ -139,7 +139,7 @@ async def test_a_lying_server_among_three_is_a_warning_that_names_it(
 async def test_a_single_server_that_stops_answering_is_an_error_that_names_it(
     net: Any, directory: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overlay.settlement.chain.pool.RECONNECT_BACKOFF_S", (0.01,))
+    monkeypatch.setattr("overlay.settlement.chain.heads.RECONNECT_BACKOFF_S", (0.01,))
     monkeypatch.setattr("overlay.settlement.chain.lite.HEAD_TIMEOUT_S", 0.3)
 
     async def silent(question: Question) -> bytes | None:
