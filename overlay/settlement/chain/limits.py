@@ -33,6 +33,9 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_PROOF_ROUNDS = 256
 """Requests for one chain of key blocks. Sixteen links each: 1242 links led through fifteen months of mainnet."""
 
+PROOF_TOOK_LONG_S = 20.0
+"""A newest block that took longer than this to be trusted is not the newest any more: ask again."""
+
 MAX_PROOF_STEPS = 64
 """Links in one answer; servers send sixteen."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from pytoniq import LiteClient
 
 from overlay.settlement import ChainUnavailable, ProofRejected
@@ -232,6 +233,30 @@ async def test_the_newest_key_block_is_remembered_in_the_given_file_and_nowhere_
     assert asked[0] == start.id
     assert set(asked[1:]) == {rotation.id}
     assert list((tmp_path / "cwd").iterdir()) == []
+
+
+async def test_a_block_that_took_long_to_prove_is_not_taken_for_the_newest(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overlay.settlement.chain.heads.PROOF_TOOK_LONG_S", 0.3)
+    honest, address, proofs = prover(GENESIS, OURS), "0:" + net.fresh_seed().hex(), []
+
+    async def slow_at_first(question: Question) -> bytes | None:
+        if question.name == "getBlockProof":
+            proofs.append(question)
+            if len(proofs) == 2:
+                await net.call(net.devnet.fund, address, 7)
+                await trio.sleep(0.4)
+        return await honest(question)
+
+    async with faulty_servers(net.config, 1) as servers:
+        servers[0].spoil = slow_at_first
+        config = anchored(net.config, servers, GENESIS)
+        async with TonClient.connect(config, clock=net.clock, trust_level=0) as client:
+            await net.call(net.devnet.seal)
+            state = await client.account_state(address)
+    assert state is not None
+    assert state.balance_nanoton == 7
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"aa": 1}', '{"aa": [1, "x", "y"]}', '{"aa": [1]}'])
