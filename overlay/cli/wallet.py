@@ -131,7 +131,10 @@ def import_words(
     from overlay.settlement import check_mnemonic, mnemonic_problem
 
     setup = _setup(role, data_dir, None, overrides)
-    words = tuple(typer.get_text_stream("stdin").read().lower().split())
+    stdin = typer.get_text_stream("stdin")
+    if stdin.isatty():
+        Output(as_json).note("type the 24 words, then Ctrl-D on a line of its own")
+    words = tuple(stdin.read().lower().split())
     password = _mnemonic_password(twice=False) if mnemonic_password else ""
     if not check_mnemonic(words, password):
         raise ConfigError(

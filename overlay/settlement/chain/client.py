@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ import trio
 from overlay.settlement.asyncio_bridge import AsyncThread
 from overlay.settlement.cells import ChannelTerms, channel_code, check_address, parse_channel_data
 from overlay.settlement.chain.blockstore import BlockStore
-from overlay.settlement.chain.limits import MAX_CLOCK_SKEW_S, PRICES_TTL_S, WARN_CLOCK_SKEW_S
+from overlay.settlement.chain.limits import MAX_CLOCK_SKEW_S, PRICES_TTL_S
 from overlay.settlement.chain.network import Network, read_global_config
 from overlay.settlement.chain.pool import LitePool, ServerReport
 from overlay.settlement.chain.prices import PRICE_PARAMETERS, Prices
 from overlay.settlement.chain.proved import AccountState, ProvedAnswer
+from overlay.settlement.chain.skew import ChainClock, skew_text
 from overlay.settlement.errors import ChainUnavailable, ClockSkewed, ProofRejected
 from overlay.settlement.limits import CONFIRM_TIMEOUT_S, MAX_TRANSACTIONS_READ, POLL_INTERVAL_S
 from overlay.settlement.transactions import AccountTransaction
@@ -29,8 +29,8 @@ Ts = TypeVarTuple("Ts")
 
 _ANY_ACCOUNT = "0:" + "00" * 32
 
-_LAGS_KEPT = 8
-"""Blocks whose age tells the clock's skew: the freshest of them counts, as any one may be old by chance."""
+_elapsed_s = trio.current_time
+"""A monotonic clock, to tell a wrong wall clock from a chain that stands still."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class TonClient:
         self._pool = pool
         self._clock = clock
         self._on_news = on_news
-        self._lags: deque[float] = deque(maxlen=_LAGS_KEPT)
-        self._warned_of_skew = False
+        self._chain_clock = ChainClock()
         self._prices: Prices | None = None
         self._prices_until = 0.0
         self.network_id = 0
@@ -223,7 +222,7 @@ class TonClient:
 
         The few seconds that a block takes to get here are part of it.
         """
-        return min(self._lags, key=abs, default=0.0)
+        return self._chain_clock.skew_s
 
     async def _call(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         try:
@@ -234,21 +233,18 @@ class TonClient:
 
     async def _proved(self, address: str) -> ProvedAnswer:
         check_address(address)
-        asked_at = self._clock()
+        oldest = self._chain_clock.oldest_fresh(self._clock(), _elapsed_s())
 
         async def ask() -> ProvedAnswer:
-            return await self._pool.account(address, not_before_s=asked_at - MAX_CLOCK_SKEW_S)
+            return await self._pool.account(address, not_before_s=oldest)
 
         answer = await self._call(ask)
-        lag = self._clock() - answer.utime_s
-        self._lags.append(lag)
-        if abs(lag) > MAX_CLOCK_SKEW_S:
-            await self._refuse_skew(lag)
-        if abs(self.clock_skew_s) > WARN_CLOCK_SKEW_S and len(self._lags) == _LAGS_KEPT and not self._warned_of_skew:
-            self._warned_of_skew = True
-            self._on_news(
-                f"this machine's clock is {_skew_text(self.clock_skew_s)} of TON's: set it, for example by NTP"
-            )
+        wall, elapsed = self._clock(), _elapsed_s()
+        if not self._chain_clock.is_plausible(wall, elapsed, answer.utime_s):
+            await self._refuse_skew(wall - answer.utime_s)
+        self._chain_clock.note(wall, elapsed, answer.utime_s)
+        if warning := self._chain_clock.warning():
+            self._on_news(warning)
         return answer
 
     async def _refuse_skew(self, lag: float) -> None:
@@ -264,13 +260,9 @@ class TonClient:
                 "machine's clock is wrong"
             )
         raise ClockSkewed(
-            f"this machine's clock is {_skew_text(lag)} of TON's: deadlines of channels cannot be kept like that; "
+            f"this machine's clock is {skew_text(lag)} of TON's: deadlines of channels cannot be kept like that; "
             "set the clock (for example `timedatectl set-ntp true`) and start again"
         )
-
-
-def _skew_text(skew_s: float) -> str:
-    return f"{abs(round(skew_s))} s {'ahead' if skew_s > 0 else 'behind'}"
 
 
 def _check_network(network: Network, proved: int, expected: int | None) -> None:

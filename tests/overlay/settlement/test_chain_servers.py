@@ -300,3 +300,39 @@ async def test_a_clock_that_is_a_little_off_is_measured_and_warned_of(net: Any) 
             await client.account_state(net.devnet.giver)
         assert 28 <= client.clock_skew_s <= 35
     assert len([line for line in news if "clock" in line and "ahead" in line]) == 1
+
+
+async def test_a_clock_that_is_set_wrong_while_we_run_is_warned_of_and_does_not_stop_us(net: Any) -> None:
+    """A payee has to claim before a deadline, whatever happened to its clock."""
+    for jump_s, word in ((600.0, "600 s ahead"), (-600.0, "600 s behind")):
+        offset, news = 0.0, []
+
+        def clock() -> float:
+            return float(net.clock()) + offset  # noqa: B023 — the jump is meant to be seen
+
+        async with TonClient.connect(net.config, clock=clock, on_news=news.append) as client:
+            await client.account_state(net.devnet.giver)
+            offset = jump_s
+            for _ in range(9):
+                assert await client.account_state(net.devnet.giver) is not None
+            assert [word in line or "clock is 59" in line or "clock is 60" in line for line in news] == [True]
+            assert [report.ok for report in await client.servers()] == [True]
+
+
+async def test_a_chain_that_stops_while_we_run_is_noticed(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = 0.0
+    monkeypatch.setattr("overlay.settlement.chain.client._elapsed_s", lambda: trio.current_time() + later)
+    monkeypatch.setattr("overlay.settlement.chain.heads.RECONNECT_BACKOFF_S", (0.01,))
+
+    async def clocks_right(question: Question) -> bytes | None:
+        if question.name == "getTime":
+            return answer("currentTime", {"now": int(net.clock() + later)})
+        return await question.honest()
+
+    async with faulty_servers(net.config, 1) as servers:
+        servers[0].spoil = clocks_right
+        config = with_servers(net.config, servers)
+        async with TonClient.connect(config, clock=lambda: net.clock() + later) as client:
+            later = 120.0
+            with pytest.raises(ChainUnavailable, match="they are behind, or the network has stopped"):
+                await client.account_state(net.devnet.giver)
