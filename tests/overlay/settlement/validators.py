@@ -28,7 +28,7 @@ class Validators:
 
     @classmethod
     def make(cls, seed: int, count: int = 4, main: int = 3) -> Validators:
-        keys = tuple(SigningKey(hashlib.sha256(bytes((seed, index))).digest()) for index in range(count))
+        keys = tuple(SigningKey(hashlib.sha256(b"%d %d" % (seed, index)).digest()) for index in range(count))
         return cls(keys, tuple(10 for _ in keys), main)
 
     def cell(self) -> Any:
