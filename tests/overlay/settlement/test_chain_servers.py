@@ -336,3 +336,20 @@ async def test_a_chain_that_stops_while_we_run_is_noticed(net: Any, monkeypatch:
             later = 120.0
             with pytest.raises(ChainUnavailable, match="they are behind, or the network has stopped"):
                 await client.account_state(net.devnet.giver)
+
+
+async def test_at_trust_level_2_the_quickest_server_decides_alone_and_is_still_held_to_its_proofs(net: Any) -> None:
+    async def slow(question: Question) -> bytes | None:
+        await trio.sleep(0.1)
+        return await question.honest()
+
+    async with faulty_servers(net.config, 2) as servers:
+        servers[0].spoil = slow
+        async with connect(net, servers, trust_level=2) as client:
+            for _ in range(4):
+                await client.account_state(net.devnet.giver)
+            servers[1].spoil = forged_proof
+            state = await client.account_state(net.devnet.giver)
+            assert state is not None
+            assert state.balance_nanoton > 10**18
+            assert [report.ok for report in await client.servers()] == [True, False]
