@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from overlay.config import Config
 from overlay.datadir import DataDir, home
 from overlay.errors import ChainError, ConfigError, Unfunded
 from overlay.events import EventLog, Observer, ton
-from overlay.settlement import SettlementError, Wallet, channel_public_key, new_mnemonic
-from overlay.settlement.chain import TonClient, WalletAccount
+from overlay.keys import KeyFiles, Keys
+from overlay.passphrase import existing_passphrase, terminal_ask
+from overlay.settlement import SealError, SettlementError, channel_public_key
+from overlay.settlement.chain import NETWORK_IDS, FileBlockStore, SqlitePendingStore, TonClient, WalletAccount
 from overlay.settlement.devnet import DevnetConfig, ask_faucet, run_devnet
 
-NETWORK_NAMES = {-239: "mainnet", -3: "testnet"}
+NETWORK_NAMES = {network_id: name for name, network_id in NETWORK_IDS.items()}
 
 CONFIG_NAME = "global.config.json"
 DEVNET_START_S = 30.0
@@ -64,29 +67,79 @@ class Chain:
 
 @asynccontextmanager
 async def open_chain(
-    config: Config, data_dir: DataDir, log: EventLog, *, may_start_devnet: bool
+    config: Config, data_dir: DataDir, log: EventLog, *, may_start_devnet: bool, may_send: bool = True
 ) -> AsyncIterator[Chain]:
     """Connect to the configured network, or the local devnet, for the length of the block.
 
-    A wallet without money is funded on a devnet; elsewhere a line says where to send Toncoin. Raises
+    A message that an earlier run left in flight is finished first. A wallet without money is funded on a devnet;
+    elsewhere a line says where to send Toncoin. ``may_send=False`` does neither, for who only looks. Raises
     :class:`~overlay.errors.ConfigError` and :class:`~overlay.errors.ChainError`.
     """
-    words = data_dir.text("wallet.words", lambda: " ".join(new_mnemonic()))
-    channel_seed = data_dir.secret("channel.key")
+    keys = await _open_keys(config, data_dir)
+    expected = _expected_network(config.ton.network)
     async with AsyncExitStack() as stack:
         document = await _network_config(config, log, stack, may_start_devnet)
         try:
-            client = await stack.enter_async_context(TonClient.connect(document))
-            wallet = await trio.to_thread.run_sync(Wallet.from_mnemonic, words, client.network_id)
-            account = WalletAccount(client, wallet)
+            client = await stack.enter_async_context(
+                TonClient.connect(
+                    document,
+                    trust_level=config.ton.trust_level,
+                    quorum=config.ton.quorum,
+                    network_id=expected,
+                    blocks=FileBlockStore(data_dir.trusted_block_path),
+                    on_news=partial(log.warning, "liteserver"),
+                )
+            )
+            wallet = await trio.to_thread.run_sync(keys.wallet.wallet, client.network_id)
+            account = WalletAccount(client, wallet, SqlitePendingStore(data_dir.outbox_path))
             network = "devnet" if "devnet" in document else NETWORK_NAMES.get(client.network_id, str(client.network_id))
-            chain = Chain(network, document, client, account, channel_seed)
-            await _fund(chain, log)
+            chain = Chain(network, document, client, account, keys.channel_seed)
+            if may_send:
+                await _resume(chain, log)
+                await _fund(chain, log)
         except SettlementError as error:
             raise ChainError(f"TON: {error}") from error
         except ValueError as error:
             raise ConfigError(f"TON: {error}") from error
         yield chain
+
+
+async def _open_keys(config: Config, data_dir: DataDir) -> Keys:
+    def passphrase() -> str:
+        what = f"the wallet in {data_dir.path}"
+        return existing_passphrase(what, config.ton.passphrase_file, ask=terminal_ask())
+
+    try:
+        return await trio.to_thread.run_sync(KeyFiles(data_dir).open, passphrase)
+    except SealError as error:
+        raise ConfigError(f"the keys in {data_dir.path} stay closed: {error}") from error
+
+
+def _expected_network(name: str) -> int | None:
+    """The ``global_id`` that `ton.network` asks for."""
+    if not name:
+        return None
+    if name in NETWORK_IDS:
+        return NETWORK_IDS[name]
+    try:
+        return int(name)
+    except ValueError:
+        known = ", ".join(NETWORK_IDS)
+        raise ConfigError(f"ton.network = {name!r}: write {known}, or a network's global_id") from None
+
+
+async def _resume(chain: Chain, log: EventLog) -> None:
+    """Finish what an earlier run left in flight, before anything is decided from the chain's state."""
+    resumed = await chain.account.resume()
+    if resumed is None:
+        return
+    if resumed.transaction is None:
+        log.info("resumed", "a payment that was signed before the last stop was never executed and has expired")
+    else:
+        log.info(
+            "resumed", "a payment that was signed before the last stop has been executed",
+            hash=resumed.transaction.hash.hex(),
+        )  # fmt: skip
 
 
 async def _fund(chain: Chain, log: EventLog) -> None:

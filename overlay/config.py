@@ -105,6 +105,14 @@ class TonSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     config: str = ""
     """Path of a TON `global.config.json`; empty means the local devnet, which is started when there is none."""
+    network: str = ""
+    """`mainnet`, `testnet` or a `global_id`: refuse a config that leads elsewhere. Empty takes what the config says."""
+    trust_level: int = 1
+    """0: validators' signatures; 1: several liteservers must agree; 2: whatever one says."""
+    quorum: int = 0
+    """How many liteservers must name the same block at trust level 1; 0 is two, or one where there is only one."""
+    passphrase_file: str = ""
+    """File with the passphrase of sealed keys, for a node that starts without a person."""
     deposit_nanoton: int = 500_000_000
     """What a client puts into a new channel."""
     credit_window_nanoton: int = 2_000_000

@@ -1,9 +1,11 @@
 """The data directory: identity, wallet, ledger, and the lock that keeps two processes out of one directory.
 
     <data dir>/identity.key     32-byte Ed25519 seed, hex          0600
-    <data dir>/channel.key      32-byte Ed25519 seed, hex          0600   signs vouchers
-    <data dir>/wallet.words     24-word TON mnemonic               0600
+    <data dir>/channel.key      32-byte Ed25519 seed, hex          0600   signs vouchers; may be sealed
+    <data dir>/wallet.words     24-word TON mnemonic               0600   may be sealed (overlay.keys)
     <data dir>/ledger.sqlite3   channels, vouchers, receipts       0600
+    <data dir>/outbox.sqlite3   the wallet's message in flight     0600
+    <data dir>/trusted-block.json   newest proved key block; can be deleted
     <data dir>/peers-<subnet>.sqlite3   where peers were reached; can be deleted
     <data dir>/cocoon.toml      configuration, if any
     <data dir>/lock             held while a process runs here
@@ -45,6 +47,16 @@ class DataDir:
     def ledger_path(self) -> Path:
         """The SQLite ledger."""
         return self.path / "ledger.sqlite3"
+
+    @property
+    def outbox_path(self) -> Path:
+        """The wallet's signed message that is not settled yet."""
+        return self.path / "outbox.sqlite3"
+
+    @property
+    def trusted_block_path(self) -> Path:
+        """The newest key block that was proved, for trust level 0."""
+        return self.path / "trusted-block.json"
 
     def peers_path(self, subnet: str) -> Path:
         """Where the control plane remembers its peers of ``subnet``."""
@@ -91,7 +103,7 @@ def write_private(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically: readable by the owner alone, on disk before this returns."""
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

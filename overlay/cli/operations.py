@@ -17,13 +17,16 @@ from overlay.channels import PayeeDesk, PayerDesk
 from overlay.config import Config
 from overlay.control import answers, call_control
 from overlay.datadir import DataDir, open_data_dir
-from overlay.errors import CocoonError, ConfigError, DataDirBusy
+from overlay.errors import ChainError, CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
+from overlay.keys import KeyFiles, WalletSecret
 from overlay.node import views
-from overlay.settlement import wallet_address
+from overlay.passphrase import existing_passphrase, terminal_ask
+from overlay.settlement import SealError, SettlementError, wallet_address_of_key
+from overlay.settlement.chain import OperationCost, OperationName, operation_cost
 from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
 from overlay.settlement.ledger import Role, Store, open_ledger
-from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
+from overlay.settlement.limits import MAX_TRANSFERS, MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
 
 MORE_OFFERS_S = 0.5
@@ -81,14 +84,15 @@ async def channel_named(data_dir: Path, text: str) -> str:
 async def wallet_state(setup: Setup, with_words: bool) -> dict[str, Any]:
     """Address and balance of the wallet in a data directory; with its words when asked for.
 
-    Without a network the balance is ``None``, ``why`` says so, and ``addresses`` has those of every network. Raises
-    :class:`~overlay.errors.ConfigError` when there is no wallet yet.
+    Without a network, or without the passphrase of sealed keys, the balance is ``None``, ``why`` says so, and
+    ``addresses`` has those of every network. Raises :class:`~overlay.errors.ConfigError` when there is no wallet yet.
     """
-    words_path = setup.data_dir / "wallet.words"
+    files = KeyFiles(DataDir(setup.data_dir))
+    if not files.wallet_path.exists():
+        raise ConfigError(f"there is no wallet in {setup.data_dir} yet: `cocoon wallet new` makes one")
+    secret = await trio.to_thread.run_sync(_wallet_secret, setup, files) if with_words else None
     if answers(setup.data_dir):
         state: dict[str, Any] = await call_control(setup.data_dir, "wallet")
-    elif not words_path.exists():
-        raise ConfigError(f"there is no wallet in {setup.data_dir} yet: `cocoon wallet new` makes one")
     else:
         with open_data_dir(setup.data_dir) as directory:
             quiet = EventLog(lambda _event: None, time.time)
@@ -96,22 +100,66 @@ async def wallet_state(setup: Setup, with_words: bool) -> dict[str, Any]:
                 async with open_chain(setup.config, directory, quiet, may_start_devnet=False) as chain:
                     state = await views.wallet(chain)
             except CocoonError as error:
-                addresses = wallet_addresses(words_path.read_text("ascii"))
-                state = {"addresses": addresses, "balance_nanoton": None, "why": str(error)}
-    if with_words:
-        state["words"] = words_path.read_text("ascii").strip()
+                state = {"addresses": _known_addresses(files), "balance_nanoton": None, "why": str(error)}
+    state["sealed"] = files.sealed
+    if secret is not None:
+        state["words"] = " ".join(secret.words)
+        state["mnemonic_password"] = secret.password
     return state
 
 
-def wallet_addresses(words: str) -> dict[str, str]:
-    """A wallet's address on each network: a v5r1 address holds the network's id, so the same words have several.
+def _wallet_secret(setup: Setup, files: KeyFiles) -> WalletSecret:
+    def passphrase() -> str:
+        what = f"the wallet in {setup.data_dir}"
+        return existing_passphrase(what, setup.config.ton.passphrase_file, ask=terminal_ask())
 
-    Raises :class:`~overlay.errors.ConfigError` for damaged words."""
-    networks = {**NETWORK_NAMES, DEVNET_ID: "devnet"}
     try:
-        return {name: wallet_address(words.split(), network_id) for network_id, name in networks.items()}
-    except ValueError as error:
-        raise ConfigError(f"wallet.words is damaged: {error}; restore it from a backup") from error
+        return files.open_wallet(passphrase)
+    except SealError as error:
+        raise ConfigError(f"the wallet in {setup.data_dir} stays closed: {error}") from error
+
+
+def _known_addresses(files: KeyFiles) -> dict[str, str]:
+    """The wallet's address on every network, from the public part of the file when it is sealed."""
+    key = files.public_key()
+    if key is None:
+        key = WalletSecret.from_text(files.wallet_path.read_text("utf-8")).wallet(0).public_key
+    return wallet_addresses(key)
+
+
+def wallet_addresses(public_key: bytes) -> dict[str, str]:
+    """A wallet's address on each network: a v5r1 address holds the network's id, so the same key has several."""
+    networks = {**NETWORK_NAMES, DEVNET_ID: "devnet"}
+    return {name: wallet_address_of_key(public_key, network_id) for network_id, name in networks.items()}
+
+
+async def wallet_fees(setup: Setup) -> dict[str, Any]:
+    """What each operation on a channel costs at the connected network's prices, in nanoTON. Sends nothing."""
+    with open_data_dir(setup.data_dir) as directory:
+        quiet = EventLog(lambda _event: None, time.time)
+        async with open_chain(setup.config, directory, quiet, may_start_devnet=False, may_send=False) as chain:
+            try:
+                prices = await chain.client.prices()
+                state = await chain.client.account_state(chain.account.address)
+            except SettlementError as error:
+                raise ChainError(f"TON: {error}") from error
+            wallet, deposit = chain.account.wallet, setup.config.ton.deposit_nanoton
+
+            def cost(operation: OperationName, count: int = 1, *, deploy: bool = False) -> OperationCost:
+                amount = deposit if operation in ("open", "top up") else 0
+                return operation_cost(prices, wallet, operation, count=count, amount_nanoton=amount, deploy=deploy)
+
+            first_time = cost("claim", deploy=True).fees_nanoton - cost("claim").fees_nanoton
+
+            names: list[OperationName] = [
+                "open", "top up", "claim", "claim and close", "close together", "start refund", "finish refund",
+            ]  # fmt: skip
+            costs = [cost(name) for name in names] + [cost("claim", MAX_TRANSFERS)]
+            return {
+                "network": chain.network,
+                "costs": [asdict(entry) for entry in costs],
+                "first_time_nanoton": first_time if state is None or state.data is None else 0,
+            }
 
 
 async def change_channels(
@@ -249,5 +297,6 @@ __all__ = [
     "providers_of",
     "quotes_of",
     "wallet_addresses",
+    "wallet_fees",
     "wallet_state",
 ]

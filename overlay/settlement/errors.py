@@ -11,6 +11,14 @@ class ChainUnavailable(SettlementError):
     """No liteserver of the configuration answered in time. The message names the last cause; trying later may help."""
 
 
+class ServersDisagree(ChainUnavailable):
+    """The liteservers name different blocks and too few name the same one. The message says who says what."""
+
+
+class ClockSkewed(ChainUnavailable):
+    """This machine's clock and the chain's are too far apart for deadlines to be kept. The message says how far."""
+
+
 class ProofRejected(SettlementError):
     """A liteserver's answer contradicts its own proof: the server lies or is broken."""
 

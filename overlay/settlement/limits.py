@@ -63,9 +63,6 @@ REQUEST_TIMEOUT_S = 10.0
 RECONNECT_BACKOFF_S = (0.2, 0.5, 1.0, 2.0)
 """Waits before the next try of a failed request, each on the next server of the configuration."""
 
-BLOCK_AGE_LIMIT_S = 60.0
-"""A server whose newest masterchain block is older than this is behind: ask another."""
-
 MAX_TRANSACTIONS_PER_REQUEST = 16
 """The liteserver protocol's own limit of ``getTransactions``."""
 

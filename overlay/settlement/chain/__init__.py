@@ -1,7 +1,10 @@
 """The chain client: proved states through liteservers, a wallet that sends, and the operations of channels."""
 
-from overlay.settlement.chain.account import WalletAccount
+from overlay.settlement.chain.account import Resumed, WalletAccount
+from overlay.settlement.chain.blockstore import BlockStore, FileBlockStore
 from overlay.settlement.chain.client import ChannelState, TonClient
+from overlay.settlement.chain.estimate import OperationCost, OperationName, TransferCost, operation_cost
+from overlay.settlement.chain.network import NETWORK_IDS, Network, read_global_config
 from overlay.settlement.chain.operations import (
     ChannelRefused,
     Claim,
@@ -14,14 +17,31 @@ from overlay.settlement.chain.operations import (
     start_refund,
     top_up,
 )
+from overlay.settlement.chain.pending import MemoryPendingStore, PendingExternal, PendingStore, SqlitePendingStore
+from overlay.settlement.chain.pool import ServerReport
+from overlay.settlement.chain.prices import Prices
 from overlay.settlement.chain.proved import AccountState
 
 __all__ = [
+    "NETWORK_IDS",
     "AccountState",
+    "BlockStore",
     "ChannelRefused",
     "ChannelState",
     "Claim",
+    "FileBlockStore",
+    "MemoryPendingStore",
+    "Network",
+    "OperationCost",
+    "OperationName",
+    "PendingExternal",
+    "PendingStore",
+    "Prices",
+    "Resumed",
+    "ServerReport",
+    "SqlitePendingStore",
     "TonClient",
+    "TransferCost",
     "TxResult",
     "WalletAccount",
     "claim",
@@ -29,6 +49,8 @@ __all__ = [
     "cooperative_close",
     "finish_refund",
     "open_channel",
+    "operation_cost",
+    "read_global_config",
     "start_refund",
     "top_up",
 ]

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import trio
 
 from overlay.settlement.asyncio_bridge import AsyncThread
 from overlay.settlement.cells import ChannelTerms, channel_code, check_address, parse_channel_data
-from overlay.settlement.chain.lite import LiteSession, ServerAddress, servers_of
+from overlay.settlement.chain.blockstore import BlockStore
+from overlay.settlement.chain.limits import MAX_CLOCK_SKEW_S, PRICES_TTL_S
+from overlay.settlement.chain.network import Network, read_global_config
+from overlay.settlement.chain.pool import LitePool, ServerReport
+from overlay.settlement.chain.prices import PRICE_PARAMETERS, Prices
 from overlay.settlement.chain.proved import AccountState, ProvedAnswer
-from overlay.settlement.errors import ChainUnavailable, ProofRejected
-from overlay.settlement.limits import BLOCK_AGE_LIMIT_S, CONFIRM_TIMEOUT_S, MAX_TRANSACTIONS_READ, POLL_INTERVAL_S
+from overlay.settlement.chain.skew import ChainClock, skew_text
+from overlay.settlement.errors import ChainUnavailable, ClockSkewed, ProofRejected
+from overlay.settlement.limits import CONFIRM_TIMEOUT_S, MAX_TRANSACTIONS_READ, POLL_INTERVAL_S
 from overlay.settlement.transactions import AccountTransaction
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 _ANY_ACCOUNT = "0:" + "00" * 32
+
+_elapsed_s = trio.current_time
+"""A monotonic clock, to tell a wrong wall clock from a chain that stands still."""
 
 
 @dataclass(frozen=True)
@@ -45,37 +57,57 @@ class ChannelState:
 class TonClient:
     """Reads the chain and sends messages. Make one with :meth:`connect`; tasks may share it."""
 
-    def __init__(self, bridge: AsyncThread, session: LiteSession, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, bridge: AsyncThread, pool: LitePool, clock: Callable[[], float], on_news: Callable[[str], None]
+    ) -> None:
         self._bridge = bridge
-        self._session = session
+        self._pool = pool
         self._clock = clock
+        self._on_news = on_news
+        self._chain_clock = ChainClock()
+        self._prices: Prices | None = None
+        self._prices_until = 0.0
         self.network_id = 0
         """The chain's ``global_id``, from the first proved state."""
 
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, config: dict[str, Any], *, clock: Callable[[], float] = time.time
+        cls,
+        config: dict[str, Any],
+        *,
+        clock: Callable[[], float] = time.time,
+        trust_level: int = 1,
+        quorum: int = 0,
+        network_id: int | None = None,
+        blocks: BlockStore | None = None,
+        on_news: Callable[[str], None] = lambda _line: None,
     ) -> AsyncIterator[TonClient]:
         """Connect to the network of a ``global.config.json`` (as a dictionary); hang up when the block is left.
 
-        ``clock`` gives Unix seconds and serves to notice servers that are behind. Raises ``ValueError`` for a malformed
-        config, :class:`ChainUnavailable` when no server answers.
+        ``clock`` gives Unix seconds, to notice servers that are behind and a clock that is wrong. ``trust_level`` and
+        ``quorum`` (0: two of three servers) say what is believed (docs/protocols/channel.md, "Reading the chain");
+        ``network_id`` is the ``global_id`` that the caller expects, ``blocks`` remembers proved key blocks, ``on_news``
+        gets a line for each server found wrong. Raises ``ValueError`` for a config that is malformed or of another
+        network, :class:`ChainUnavailable` when too few servers answer.
         """
-        servers = servers_of(config)
+        network = read_global_config(config)
 
-        async def make(addresses: list[ServerAddress]) -> LiteSession:
-            return LiteSession(addresses)
+        async def make(network: Network) -> LitePool:
+            pool = LitePool(network, trust_level=trust_level, quorum=quorum, store=blocks)
+            await pool.start()
+            return pool
 
         async with AsyncThread() as bridge:
-            session = await bridge.call(make, servers)
-            client = cls(bridge, session, clock)
+            pool = await bridge.call(make, network)
+            client = cls(bridge, pool, clock, on_news)
             try:
                 client.network_id = (await client._proved(_ANY_ACCOUNT)).network_id
+                _check_network(network, client.network_id, network_id)
                 yield client
             finally:
                 with trio.CancelScope(shield=True), trio.move_on_after(5.0):
-                    await bridge.call(session.close)
+                    await bridge.call(pool.close)
 
     async def account_state(self, address: str) -> AccountState | None:
         """The account (raw address) in the newest proved state, ``None`` when it is proved absent.
@@ -119,7 +151,7 @@ class TonClient:
 
         Raises :class:`OperationFailed` when the server refuses it, :class:`ChainUnavailable` when none answers.
         """
-        await self._bridge.call(self._session.send, boc)
+        await self._call(self._pool.send, boc)
 
     async def transactions(
         self, address: str, *, after_lt: int = 0, limit: int = MAX_TRANSACTIONS_READ
@@ -131,12 +163,16 @@ class TonClient:
         found: list[AccountTransaction] = []
         lt, hash_ = account.last_lt, account.last_hash
         while lt > after_lt and len(found) < limit:
-            batch = await self._bridge.call(self._session.transactions, address, lt, hash_, min(16, limit - len(found)))
+            batch = await self._call(self._pool.transactions, address, lt, hash_, min(16, limit - len(found)))
             if not batch:
                 break
             found.extend(transaction for transaction in batch if transaction.lt > after_lt)
             lt, hash_ = batch[-1].previous_lt, batch[-1].previous_hash
         return found
+
+    async def config_parameters(self, numbers: list[int]) -> dict[int, Any]:
+        """Cells of the blockchain's configuration parameters (those that exist), proved in the newest block."""
+        return await self._call(self._pool.config, numbers)
 
     async def wait_for_change(
         self, address: str, since_lt: int, *, timeout_s: float = CONFIRM_TIMEOUT_S
@@ -155,20 +191,85 @@ class TonClient:
     async def next_block(self, timeout_s: float = POLL_INTERVAL_S) -> None:
         """Wait for a new block to be announced, or a moment: for loops that look at a state again."""
         try:
-            await self._bridge.call(self._session.next_block, timeout_s)
+            await self._call(self._pool.next_block, timeout_s)
         except Exception:  # the connection is down: the next request reconnects and says what is wrong
             await trio.sleep(timeout_s)
 
+    async def prices(self) -> Prices:
+        """The network's prices for gas, messages and storage, from its proved configuration."""
+        now = self._clock()
+        if self._prices is None or now >= self._prices_until:
+            cells = await self.config_parameters(list(PRICE_PARAMETERS))
+            try:
+                self._prices = Prices.from_config(cells)
+            except ValueError as error:
+                raise ProofRejected(f"the network's prices cannot be read: {error}") from error
+            self._prices_until = now + PRICES_TTL_S
+        return self._prices
+
+    async def servers(self) -> list[ServerReport]:
+        """Each liteserver's standing: whether it is trusted, what is wrong with it, its latency."""
+
+        async def read() -> list[ServerReport]:
+            return self._pool.reports()
+
+        return await self._call(read)
+
+    @property
+    def clock_skew_s(self) -> float:
+        """How far this machine's clock is ahead of the chain's (negative: behind), as its freshest blocks show.
+
+        The few seconds that a block takes to get here are part of it.
+        """
+        return self._chain_clock.skew_s
+
+    async def _call(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        try:
+            return await self._bridge.call(function, *args)
+        finally:
+            for line in self._pool.take_news():
+                self._on_news(line)
+
     async def _proved(self, address: str) -> ProvedAnswer:
         check_address(address)
-        age = 0.0
-        for _ in range(self._session.server_count):
-            answer = await self._bridge.call(self._session.account, address)
-            age = self._clock() - answer.utime_s
-            if age <= BLOCK_AGE_LIMIT_S:
-                return answer
-            await self._bridge.call(self._session.leave)
-        raise ChainUnavailable(
-            f"the newest block of every liteserver is at least {int(age)} s old: they are behind, "
-            "or this machine's clock is wrong"
+        oldest = self._chain_clock.oldest_fresh(self._clock(), _elapsed_s())
+
+        async def ask() -> ProvedAnswer:
+            return await self._pool.account(address, not_before_s=oldest)
+
+        answer = await self._call(ask)
+        wall, elapsed = self._clock(), _elapsed_s()
+        if not self._chain_clock.is_plausible(wall, elapsed, answer.utime_s):
+            await self._refuse_skew(wall - answer.utime_s)
+        self._chain_clock.note(wall, elapsed, answer.utime_s)
+        if warning := self._chain_clock.warning():
+            self._on_news(warning)
+        return answer
+
+    async def _refuse_skew(self, lag: float) -> None:
+        """The newest block is far from our time: is our clock wrong, or are the servers behind? Their clocks tell."""
+        theirs = await self._call(self._pool.server_times)
+        ours = self._clock()
+        if lag > 0 and (not theirs or abs(ours - statistics.median(theirs)) <= MAX_CLOCK_SKEW_S):
+            raise ChainUnavailable(
+                f"the newest block of every liteserver is at least {int(lag)} s old, though their clocks agree with "
+                "this machine's: they are behind, or the network has stopped"
+                if theirs
+                else f"the newest block of every liteserver is at least {int(lag)} s old: they are behind, or this "
+                "machine's clock is wrong"
+            )
+        raise ClockSkewed(
+            f"this machine's clock is {skew_text(lag)} of TON's: deadlines of channels cannot be kept like that; "
+            "set the clock (for example `timedatectl set-ntp true`) and start again"
         )
+
+
+def _check_network(network: Network, proved: int, expected: int | None) -> None:
+    """Hold the proved ``global_id`` to what the file says and to what the caller expects."""
+    if network.network_id not in (None, proved):
+        raise ValueError(
+            f"the global config is {network.name}'s (network {network.network_id}), but its liteservers are of network "
+            f"{proved}: the file mixes two networks"
+        )
+    if expected not in (None, proved):
+        raise ValueError(f"the global config leads to network {proved}, but network {expected} was asked for")

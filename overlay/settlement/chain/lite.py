@@ -1,4 +1,4 @@
-"""The asyncio side of the chain client: pytoniq's LiteClient, mended, over several servers.
+"""One liteserver: pytoniq's LiteClient, mended, behind a link that reconnects and remembers what the server said.
 
 Everything in this file runs in the bridge's thread (:mod:`overlay.settlement.asyncio_bridge`).
 """
@@ -6,73 +6,69 @@ Everything in this file runs in the bridge's thread (:mod:`overlay.settlement.as
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import logging
+from collections.abc import Callable
+from typing import Any
 
 from pytoniq import LiteClient
 from pytoniq.liteclient.client import LiteClientError, LiteServerError
-from pytoniq_core import Cell
 from pytoniq_core.tl.block import BlockIdExt
 
-from overlay.settlement.cells import address_of
-from overlay.settlement.chain.proved import ProvedAnswer, check_account_answer
-from overlay.settlement.errors import ChainUnavailable, OperationFailed, ProofRejected
-from overlay.settlement.limits import MAX_TRANSACTIONS_PER_REQUEST, RECONNECT_BACKOFF_S, REQUEST_TIMEOUT_S
-from overlay.settlement.transactions import AccountTransaction, parse_transaction
-
-T = TypeVar("T")
+from overlay.settlement.chain.limits import (
+    HEAD_TIMEOUT_S,
+    MAX_ANSWER_BYTES,
+    MAX_HEADS_KEPT,
+    RETRY_BACKOFF_S,
+)
+from overlay.settlement.chain.network import FULL_SHARD, MASTERCHAIN, ServerAddress
+from overlay.settlement.limits import REQUEST_TIMEOUT_S
 
 _WAIT_BLOCK_MS = 8000
 """How long one long poll for the next block lasts: below pytoniq's own request timeout."""
 
 _WRONG_SERVER_PAUSE_S = 0.5
+_UNKNOWN_LATENCY_S = 0.5
+"""What a server counts as before it has answered: behind those that are known to be quick."""
+
+_SILENT = logging.getLogger("overlay.settlement.chain.pytoniq")
+_SILENT.disabled = True
+"""pytoniq logs a traceback when a server sends garbage; the link says so in one line instead."""
 
 
-@dataclass(frozen=True)
-class ServerAddress:
-    """One liteserver of a global config."""
-
-    host: str
-    port: int
-    public_key: str
+class LinkBroken(Exception):
+    """The server did not answer: refused, hung up, sent garbage or took too long. The message says which."""
 
 
-def servers_of(config: dict[str, Any]) -> list[ServerAddress]:
-    """The liteservers of a ``global.config.json``. Raises ``ValueError`` when there are none or they are malformed."""
-    try:
-        found = [
-            ServerAddress(
-                str(ipaddress.IPv4Address(struct.pack(">i", server["ip"]))),
-                int(server["port"]),
-                str(server["id"]["key"]),
-            )
-            for server in config["liteservers"]
-        ]
-    except (KeyError, TypeError, ValueError, struct.error) as error:
-        raise ValueError(f"not a TON global config: {error!r}") from error
-    if not found:
-        raise ValueError("the global config names no liteserver")
-    return found
+_BROKEN = (
+    LinkBroken, LiteClientError, OSError, TimeoutError, asyncio.IncompleteReadError, AttributeError, KeyError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What pytoniq raises when a connection ends or its bytes make no sense. AttributeError: its close() sets the writer to
+``None`` under requests that are being sent."""
 
 
 class MendedLiteClient(LiteClient):  # type: ignore[misc]  # pytoniq ships no types
-    """pytoniq 0.1.43's LiteClient with a block updater that survives errors and tells when a block came.
+    """pytoniq 0.1.43's LiteClient with its faults that matter here mended.
 
-    The original (liteclient/client.py, ``block_updater``) ends for good at the first ``LiteServerError``, after which
-    ``last_mc_block`` silently stays as it is.
+    - ``block_updater`` ends for good at the first ``LiteServerError``, after which ``last_mc_block`` silently stays as
+      it is (liteclient/client.py). This one survives errors and reports every block.
+    - ``send_and_encrypt`` registers a request after it was sent: an answer that comes first kills the listener.
+    - ``receive`` buffers as many bytes as the server announces, up to 4 GiB.
+    - byte fields are parsed as TL when they happen to look like it, which a Simplex candidate does: its hash is lost.
     """
 
-    def __init__(self, server: ServerAddress) -> None:
+    def __init__(self, server: ServerAddress, heard: Callable[[dict[str, Any]], None]) -> None:
         super().__init__(server.host, server.port, server.public_key, timeout=REQUEST_TIMEOUT_S, trust_level=1)
-        self.new_block = asyncio.Event()
+        self.schemas._auto_deserialize = False
+        self.logger = _SILENT
+        self._heard = heard
+        self._hanging_up: asyncio.Task[None] | None = None
 
     async def update_last_blocks(self) -> None:
         """Only the masterchain block: shards are proved with each account anyway."""
-        self.last_mc_block = await self.get_trusted_last_mc_block()
+        info = await self.get_masterchain_info()
+        self._heard(info)
+        self.last_mc_block = BlockIdExt.from_dict(info["last"])
 
     async def block_updater(self) -> None:
         """Follow the masterchain by long polls until the client is closed."""
@@ -81,31 +77,165 @@ class MendedLiteClient(LiteClient):  # type: ignore[misc]  # pytoniq ships no ty
                 info = await self.wait_masterchain_seqno(
                     self.last_mc_block.seqno + 1, timeout_ms=_WAIT_BLOCK_MS, schema_name="getMasterchainInfo", data={}
                 )
-            except TimeoutError:
-                continue
+                head = BlockIdExt.from_dict(info["last"])
             except LiteServerError:  # 652: no new block within the wait; others pass or show in the next request
                 await asyncio.sleep(_WRONG_SERVER_PAUSE_S)
                 continue
-            except (LiteClientError, OSError, AttributeError):  # the connection is gone: close() took the writer away
+            except (TimeoutError, LiteClientError, OSError, AttributeError, KeyError, TypeError):
+                # Silent, gone (close() took the writer away) or talking nonsense: the next request connects anew.
+                self._hanging_up = self.loop.create_task(self.close())
                 return
-            self.last_mc_block = BlockIdExt.from_dict(info["last"])
-            self.new_block.set()
-            self.new_block = asyncio.Event()
+            if head.seqno <= self.last_mc_block.seqno:
+                await asyncio.sleep(_WRONG_SERVER_PAUSE_S)  # a server that answers at once with what was known
+                continue
+            self.last_mc_block = head
+            self._heard(info)
+
+    async def send_and_encrypt(self, data: bytes, qid: str) -> asyncio.Future[Any]:
+        """Send a request; the future holds its answer."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self.tasks[qid] = future
+        self.writer.write(self.encrypt(data))
+        await self._drain()
+        return future
+
+    async def receive(self, data_len: int) -> bytes:
+        """Exactly so many bytes; hangs up on a server that announces an absurd number."""
+        if data_len > MAX_ANSWER_BYTES:
+            await self.close()
+            raise ConnectionAbortedError(f"a packet of {data_len} bytes")
+        data: bytes = await super().receive(data_len)
+        return data
+
+    def _cancel_all_tasks(self) -> None:
+        """Fail what waits for an answer. Nobody waits for some of it any more: asyncio would complain of those."""
+        waiting = list(self.tasks.values())
+        super()._cancel_all_tasks()
+        for future in waiting:
+            if future.done() and not future.cancelled():
+                future.exception()
+
+    def deserialize_adnl_query(self, data: bytes) -> dict[str, Any]:
+        """Parse a packet; an answer that is no known TL object becomes an empty one, which no check accepts."""
+        packet = self.schemas.deserialize(data[32:], boxed=True)[0]
+        if not isinstance(packet, dict):
+            return {}
+        if isinstance(packet.get("answer"), bytes):
+            answer = self.schemas.deserialize(packet["answer"], boxed=True)[0]
+            packet["answer"] = answer if isinstance(answer, dict) else {}
+        return packet
 
 
-class LiteSession:
-    """Requests to whichever server answers. A failed server is left for the next one, with growing pauses."""
+class ServerLink:
+    """One liteserver of the pool: connects when asked, and keeps what it learns about the server."""
 
-    def __init__(self, servers: list[ServerAddress]) -> None:
-        self._servers = servers
-        self._current = 0
+    def __init__(
+        self,
+        address: ServerAddress,
+        heard: Callable[[ServerLink, dict[str, Any]], None],
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self.address = address
+        self.head: Any = None
+        """The newest masterchain block that the server named, a claim."""
+        self.head_at = 0.0
+        """When it named it (the loop's clock)."""
+        self.zero_state: bytes | None = None
+        """The root hash of the chain's first state, as the server names it."""
+        self.failures = 0
+        self.paused_until = 0.0
+        self.trouble = ""
+        """What is wrong with the server, for people; empty when nothing is."""
+        self.latency_s: float | None = None
+        self._heads: dict[int, Any] = {}
+        self._heard = heard
+        self._say = say
         self._client: MendedLiteClient | None = None
         self._connecting = asyncio.Lock()
 
     @property
-    def server_count(self) -> int:
-        """How many servers there are to try."""
-        return len(self._servers)
+    def expected_latency_s(self) -> float:
+        """A moving average of the server's answers; a guess before the first."""
+        return _UNKNOWN_LATENCY_S if self.latency_s is None else self.latency_s
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is followed now: it has named a block, and would name the next."""
+        return self._client is not None and bool(self._client.inited) and self.head is not None
+
+    async def request(self, name: str, fields: dict[str, Any], timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
+        """Ask ``liteServer.<name>``. Raises pytoniq's ``LiteServerError`` for the server's own, :class:`LinkBroken`."""
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(timeout_s):
+                client = await self._connected()
+                answer: dict[str, Any] = await client.liteserver_request(name, fields)
+        except asyncio.CancelledError:
+            # Another server was quicker; remember that this one is not.
+            self._took(max(asyncio.get_running_loop().time() - started, self.expected_latency_s))
+            raise
+        except LiteServerError:
+            self._worked(started)
+            raise
+        except _BROKEN as error:
+            reason = f"no answer to {name} in {timeout_s:g} s" if isinstance(error, TimeoutError) else _text(error)
+            await self.fail(reason)
+            raise LinkBroken(f"{self.address}: {reason}") from error
+        self._worked(started)
+        return answer
+
+    async def fetch_head(self) -> Any:
+        """The newest masterchain block that the server names now."""
+        info = await self.request("getMasterchainInfo", {}, HEAD_TIMEOUT_S)
+        try:
+            self.note_head(info)
+        except LinkBroken as error:
+            await self.fail(str(error))
+            raise
+        return self.head
+
+    async def block_at(self, seqno: int) -> Any:
+        """The masterchain block that the server names for ``seqno``, ``None`` when it names none."""
+        if seqno not in self._heads:
+            wanted = {"workchain": MASTERCHAIN, "shard": FULL_SHARD, "seqno": seqno}
+            try:
+                answer = await self.request("lookupBlock", {"mode": 1, "id": wanted}, HEAD_TIMEOUT_S)
+                self._remember(BlockIdExt.from_dict(answer["id"]))
+            except (LiteServerError, LinkBroken, KeyError, TypeError, ValueError):
+                return None
+        return self._heads.get(seqno)
+
+    def named(self, seqno: int) -> Any:
+        """What the server has named for ``seqno`` so far, without asking."""
+        return self._heads.get(seqno)
+
+    def note_head(self, info: dict[str, Any]) -> None:
+        """Take in a ``masterchainInfo``. Raises :class:`LinkBroken` for one that makes no sense."""
+        try:
+            head = BlockIdExt.from_dict(info["last"])
+            if (head.workchain, head.shard) != (MASTERCHAIN, FULL_SHARD) or head.seqno < 0:
+                raise ValueError
+            self.zero_state = bytes.fromhex(info["init"]["root_hash"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LinkBroken(f"{self.address}: sent garbage for its newest block") from error
+        if self.head is None or head.seqno != self.head.seqno:
+            self.head_at = asyncio.get_running_loop().time()
+        self.head = head
+        self._remember(head)
+
+    async def fail(self, reason: str) -> None:
+        """Hang up, and leave the server alone for a growing while."""
+        pause = RETRY_BACKOFF_S[min(self.failures, len(RETRY_BACKOFF_S) - 1)]
+        self.failures += 1
+        self.pause(pause, reason)
+        await self.close()
+
+    def pause(self, seconds: float, reason: str) -> None:
+        """Prefer others for so long; ``reason`` is kept for people."""
+        self.paused_until = max(self.paused_until, asyncio.get_running_loop().time() + seconds)
+        if not self.trouble:
+            self._say(f"liteserver {self.address}: {reason}")
+        self.trouble = reason
 
     async def close(self) -> None:
         """Hang up."""
@@ -113,84 +243,24 @@ class LiteSession:
         if client is not None:
             await client.close()
 
-    async def account(self, address: str) -> ProvedAnswer:
-        """The account's proved state, or proved absence, in the newest block."""
+    def _remember(self, block: Any) -> None:
+        self._heads[block.seqno] = block
+        while len(self._heads) > MAX_HEADS_KEPT:
+            del self._heads[next(iter(self._heads))]
 
-        async def ask(client: MendedLiteClient) -> ProvedAnswer:
-            info = await client.get_masterchain_info()
-            master = BlockIdExt.from_dict(info["last"])
-            account = address_of(address).to_tl_account_id()
-            answer = await client.liteserver_request("getAccountState", {"id": master.to_dict(), "account": account})
-            return check_account_answer(answer, master, address)
+    def _worked(self, started: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._took(now - started)
+        self.failures = 0
+        if now >= self.paused_until:
+            self.trouble = ""
 
-        return await self._request(ask)
+    def _took(self, seconds: float) -> None:
+        self.latency_s = seconds if self.latency_s is None else 0.7 * self.latency_s + 0.3 * seconds
 
-    async def transactions(self, address: str, lt: int, hash_: bytes, count: int) -> list[AccountTransaction]:
-        """Up to ``count`` transactions from the one named backwards; each is proved by the hash in the one after it."""
-
-        async def ask(client: MendedLiteClient) -> list[AccountTransaction]:
-            found: list[AccountTransaction] = []
-            next_lt, next_hash = lt, hash_
-            while next_lt and len(found) < count:
-                wanted = min(count - len(found), MAX_TRANSACTIONS_PER_REQUEST)
-                request = {
-                    "count": wanted, "account": address_of(address).to_tl_account_id(), "lt": next_lt,
-                    "hash": next_hash.hex(),
-                }  # fmt: skip
-                answer = await client.liteserver_request("getTransactions", request)
-                cells = Cell.from_boc(answer["transactions"])
-                if not cells:
-                    break
-                for cell in cells:
-                    if cell.hash != next_hash:
-                        raise ProofRejected("a liteserver's list of transactions is not the account's")
-                    transaction = parse_transaction(cell)
-                    found.append(transaction)
-                    next_lt, next_hash = transaction.previous_lt, transaction.previous_hash
-            return found[:count]
-
-        return await self._request(ask)
-
-    async def send(self, boc: bytes) -> None:
-        """Hand in an external message. Raises :class:`OperationFailed` when the server refuses it."""
-
-        async def ask(client: MendedLiteClient) -> None:
-            try:
-                await client.liteserver_request("sendMessage", {"body": boc})
-            except LiteServerError as error:
-                raise OperationFailed(f"the network refused the message: {_text(error)}") from error
-
-        await self._request(ask)
-
-    async def next_block(self, timeout_s: float) -> None:
-        """Return when the server shows a new block, or after ``timeout_s``."""
-        client = await self._connected()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(client.new_block.wait(), timeout_s)
-
-    async def _request(self, ask: Callable[[MendedLiteClient], Awaitable[T]]) -> T:
-        last: Exception | None = None
-        for pause in (*RECONNECT_BACKOFF_S, None):
-            client = None
-            try:
-                client = await self._connected()
-                return await ask(client)
-            except LiteServerError as error:  # this server cannot, now: another may, or it may in a moment
-                last = error
-            except ProofRejected as error:
-                last = error
-                await self._drop(client)
-            except (LiteClientError, OSError, TimeoutError, asyncio.IncompleteReadError, AttributeError) as error:
-                # AttributeError: pytoniq's close() sets its writer to None under requests that are being sent.
-                last = error
-                await self._drop(client)
-            if pause is None:
-                break
-            await asyncio.sleep(pause)
-        if isinstance(last, ProofRejected):
-            raise last
-        names = ", ".join(f"{server.host}:{server.port}" for server in self._servers)
-        raise ChainUnavailable(f"no liteserver answers ({names}): {_text(last)}") from last
+    def _told(self, info: dict[str, Any]) -> None:
+        self.note_head(info)
+        self._heard(self, info)
 
     async def _connected(self) -> MendedLiteClient:
         async with self._connecting:
@@ -198,8 +268,7 @@ class LiteSession:
             if client is not None and client.inited:
                 return client
             self._client = None  # pytoniq closes itself when the connection breaks
-            server = self._servers[self._current % len(self._servers)]
-            client = MendedLiteClient(server)
+            client = MendedLiteClient(self.address, self._told)
             try:
                 await client.connect()
             except BaseException:
@@ -208,23 +277,12 @@ class LiteSession:
             self._client = client
             return client
 
-    async def leave(self) -> None:
-        """Hang up and take the next server from now on."""
-        await self._drop(self._client)
 
-    async def _drop(self, failed: MendedLiteClient | None) -> None:
-        """Take the next server, unless another request that failed on this one has done so already."""
-        async with self._connecting:
-            if failed is not self._client:
-                return
-            self._client = None
-            self._current += 1
-        if failed is not None:
-            await failed.close()
-
-
-def _text(error: Exception | None) -> str:
-    if isinstance(error, LiteServerError):
-        message = error.message
-        return message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def server_error_text(error: LiteServerError) -> str:
+    """What a ``liteServer.error`` says."""
+    message = error.message
+    return message.decode(errors="replace") if isinstance(message, bytes) else str(message)

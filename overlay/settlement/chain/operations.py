@@ -182,11 +182,15 @@ async def _one(account: WalletAccount, operation: _Operation) -> TxResult:
 async def _perform(account: WalletAccount, operations: Sequence[_Operation]) -> list[TxResult]:
     """Send the operations in one wallet message and wait for what became of each, in proved states."""
     sent = await account.transfer([operation.transfer for operation in operations])
-    outcomes = await _outcomes(account, operations, sent)
+    # When an earlier attempt turned out to have gone through, its messages have its query ids, not ours.
+    query_ids = [_query_id_of(out) for out in sent.out_messages]
+    outcomes = await _outcomes(
+        account, dict(zip(query_ids, (o.terms.address() for o in operations), strict=True)), sent
+    )
     results = []
     wallet_fee, remainder = divmod(sent.fee_nanoton, len(operations))
-    for index, (operation, out) in enumerate(zip(operations, sent.out_messages, strict=True)):
-        returned = outcomes[operation.query_id]
+    for index, (operation, out, query_id) in enumerate(zip(operations, sent.out_messages, query_ids, strict=True)):
+        returned = outcomes[query_id]
         if returned.bounced:
             raise ChannelRefused(await _exit_code(account, operation, out))
         fee = wallet_fee + (remainder if index == 0 else 0)
@@ -199,11 +203,14 @@ async def _perform(account: WalletAccount, operations: Sequence[_Operation]) -> 
     return results
 
 
-async def _outcomes(
-    account: WalletAccount, operations: Sequence[_Operation], sent: AccountTransaction
-) -> dict[int, Message]:
-    """For each query id, the message that the channel sent back: its answer, or our own, bounced."""
-    waiting = {operation.query_id: operation.transfer.destination for operation in operations}
+def _query_id_of(message: Message) -> int:
+    operation = message.operation()
+    assert operation is not None, "our own messages have an operation and a query id"
+    return operation[1]
+
+
+async def _outcomes(account: WalletAccount, waiting: dict[int, str], sent: AccountTransaction) -> dict[int, Message]:
+    """For each query id (with the channel asked), what the channel sent back: its answer, or our own, bounced."""
     outcomes: dict[int, Message] = {}
     seen_lt = sent.lt
     with trio.move_on_after(CONFIRM_TIMEOUT_S):

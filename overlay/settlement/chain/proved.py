@@ -1,7 +1,7 @@
 """Account states out of liteserver answers, believed only as far as their Merkle proofs go.
 
 pytoniq checks that an account is in a state but takes the server's word that one is not; here absence is proved too.
-The masterchain block itself is the server's word (trust level 1): ask several servers when that matters.
+Everything is proved against a masterchain block; who vouches for that block is :mod:`overlay.settlement.chain.heads`'s.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytoniq_core import Account, Cell
-from pytoniq_core.proof.check_proof import ProofError, check_block_header_proof, check_shard_proof
+from pytoniq_core.proof.check_proof import ProofError, check_block_header_proof, check_proof, check_shard_proof
 from pytoniq_core.tl.block import BlockIdExt
+from pytoniq_core.tlb.block import ShardStateUnsplit
 
 from overlay.settlement.errors import ProofRejected
 
@@ -32,6 +33,8 @@ class AccountState:
     last_lt: int
     last_hash: bytes
     utime_s: int
+    cell: Any = None
+    """The whole account (TL-B ``Account``), as the TVM takes it."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,28 @@ def check_account_answer(answer: dict[str, Any], master: BlockIdExt, address: st
         raise ProofRejected(f"a liteserver's proof is malformed: {error!r}") from error
 
 
+def check_config_answer(answer: dict[str, Any], master: BlockIdExt, parameters: list[int]) -> dict[int, Any]:
+    """Check a ``liteServer.configInfo`` at ``master``; returns the cells of those ``parameters`` that exist.
+
+    Raises :class:`ProofRejected` when anything does not fit.
+    """
+    try:
+        header, state = Cell.one_from_boc(answer["state_proof"]), Cell.one_from_boc(answer["config_proof"])
+        if state[0].get_hash(0) != check_block_header_proof(header[0], master.root_hash, True):
+            raise ProofRejected("the configuration is not the block's")
+        config = ShardStateUnsplit.deserialize(state[0].begin_parse()).custom.config.config
+        return {number: config[number].to_cell() for number in parameters if number in config}
+    except ProofRejected:
+        raise
+    except Exception as error:  # pytoniq_core raises several unrelated types on malformed cells
+        raise ProofRejected(f"a liteserver's configuration is malformed: {error!r}") from error
+
+
 def _check(answer: dict[str, Any], master: BlockIdExt, address: str) -> ProvedAnswer:
     if BlockIdExt.from_dict(answer["id"]) != master:
         raise ProofRejected("the answer is about another block than the one asked for")
     shard_block = BlockIdExt.from_dict(answer["shardblk"])
+    _check_anchored(answer["shard_proof"], master)
     check_shard_proof(shard_proof=answer["shard_proof"], blk=master, shrd_blk=shard_block)
     proof = Cell.from_boc(answer["proof"])
     if len(proof) != 2:
@@ -84,6 +105,19 @@ def _check(answer: dict[str, Any], master: BlockIdExt, address: str) -> ProvedAn
     if leaf is None and answer["state"]:
         raise ProofRejected("a state for an account that the proof shows to be absent")
     return ProvedAnswer(account, utime, network_id, master.seqno)
+
+
+def _check_anchored(shard_proof: bytes, master: BlockIdExt) -> None:
+    """Hold both roots of a shard proof to the block before pytoniq parses them.
+
+    It parses first and compares hashes afterwards, and a dictionary whose branches are one and the same cell takes it
+    2**32 steps: a server could stop us with a few kilobytes.
+    """
+    roots = Cell.from_boc(shard_proof)
+    if len(roots) != 2:
+        raise ProofRejected("a shard proof has two roots")
+    check_proof(roots[0], master.root_hash)
+    check_proof(roots[1], check_block_header_proof(roots[0][0], master.root_hash, True))
 
 
 def _check_shard(header: Any, key: int) -> None:
@@ -161,4 +195,5 @@ def _account(leaf: Any, state_boc: bytes, address: str, utime: int) -> AccountSt
         last_lt=last_lt,
         last_hash=last_hash,
         utime_s=utime,
+        cell=root,
     )
