@@ -7,6 +7,7 @@ client first: it hands them back should a crash lose ours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -37,6 +38,7 @@ from overlay.settlement.ledger import (
     ChannelRecord,
     ChannelStatus,
     GroupCommit,
+    LedgerError,
     Reservation,
     Store,
 )
@@ -149,6 +151,9 @@ class ChannelServer:
             running.stop(ErrorCode.CHANNEL_REFUSED)
         self.payee.lose_all()
         self.payee.stop()
+        channel = self.payee.channel
+        with suppress(LedgerError):  # a ledger that is closed or overwhelmed does the same at its next start
+            self._ledger.post(lambda store: store.release_channel(channel))
         self._grant()
 
     async def _begin(self, stream: JobStream, hello: Hello, handshake_hash: bytes) -> None:

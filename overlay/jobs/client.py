@@ -321,21 +321,24 @@ class JobRun:
         if self._final is not None:
             self._conclude()
             await self._stream.aclose()
+        elif self._channel.broken is not None:
+            self._abandon()  # there is no tunnel any more on which the receipt could come
         elif not self._over:
             self._channel.cancel_job(self.job_id)
             self._client.nursery.start_soon(self._settle)
 
     async def _settle(self) -> None:
         """After leaving early: read on to the receipt, so that both sides agree on what was delivered."""
-        with trio.move_on_after(SETTLE_S):
-            try:
+        try:
+            with trio.move_on_after(SETTLE_S):
                 while self._final is None:
                     await self._next()
                 self._conclude()
                 await self._stream.aclose()
-            except (CocoonError, TunnelError):
-                pass  # the channel knows already what it must; the user has left
-        self._abandon()
+        except (CocoonError, TunnelError):
+            pass  # the channel knows already what it must; the user has left
+        finally:
+            self._abandon()
 
 
 @asynccontextmanager

@@ -101,6 +101,10 @@ class PayerChannel:
         )
         self.head = head
         self.disputed: str | None = None
+        self.session: object = None
+        """The payment stream that this machine runs on now."""
+        self.unwritten: list[Effects] = []
+        """What was decided and is not known to be on the disk; writing it twice does no harm."""
         self._identity = identity
         self._sign_voucher = sign_voucher
         self._verify_voucher = verify_voucher
@@ -157,6 +161,7 @@ class PayerChannel:
         if job.meter.usage():
             self.lost(job)
         elif self._jobs.pop(job.job_id, None) is not None:
+            self._claims.pop(job.job_id, None)  # the tunnel may have broken before the refusal was read
             job.hold.close()
 
     def lost(self, job: PayerJob) -> None:

@@ -105,6 +105,8 @@ class JobServer:
             await session.run()
         except* (WireError, ProtocolError) as group:
             await tunnel.aclose(f"protocol error: {_first(group)}"[:200])
+        except* LedgerError:
+            await tunnel.aclose("the provider cannot write its books now")
         except* TunnelError:
             pass  # the tunnel is gone, and with it the session
 

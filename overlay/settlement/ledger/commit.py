@@ -42,8 +42,9 @@ class GroupCommit:
     from: when a neighbour in its group fails, the group is rolled back and run again without it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, inline: bool = False) -> None:
         self._store = store
+        self._inline = inline
         self._queue: deque[_Entry] = deque()
         self._urgent = trio.Event()
         self._some = trio.Event()
@@ -118,7 +119,11 @@ class GroupCommit:
     async def _commit(self, group: list[_Entry]) -> None:
         # Not cancellable half-way: a thread that goes on after us would race the next group for the connection.
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(_run_group, self._store, group, limiter=self._limiter)
+            if self._inline:
+                _run_group(self._store, group)
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.to_thread.run_sync(_run_group, self._store, group, limiter=self._limiter)
         self.commits += 1
         self.operations += len(group)
         for entry in group:
@@ -159,13 +164,17 @@ def _wrapped(error: Exception) -> LedgerError:
 
 
 @asynccontextmanager
-async def open_ledger(path: str | Path, *, fault: Callable[[str], None] = _nothing) -> AsyncIterator[GroupCommit]:
+async def open_ledger(
+    path: str | Path, *, fault: Callable[[str], None] = _nothing, inline: bool = False
+) -> AsyncIterator[GroupCommit]:
     """Open the ledger file ``path``, release the reservations that a crash left, and write until the block is left.
 
     On leaving, also by cancellation, everything handed in is committed first. Raises :class:`LedgerUnavailable`.
+    With ``inline`` commits run in the event loop and not on a worker thread: a seeded run in virtual time is then the
+    same each time, and a node would stand still while its disk works.
     """
-    store = await trio.to_thread.run_sync(lambda: Store(path, fault=fault))
-    ledger = GroupCommit(store)
+    store = Store(path, fault=fault) if inline else await trio.to_thread.run_sync(lambda: Store(path, fault=fault))
+    ledger = GroupCommit(store, inline=inline)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:

@@ -150,11 +150,13 @@ def test_receipts_form_a_chain(store):
         receipt(3, 5, 15, one.hash),
         receipt(2, 5, 16, one.hash),
         receipt(2, 5, 15, GENESIS_HASH),
-        receipt(1, 10, 10, GENESIS_HASH),
+        receipt(1, 9, 9, GENESIS_HASH),
         receipt(2, 2000, 2010, one.hash),
     ):
         with pytest.raises(LedgerConflict):
             store.append_receipt(wrong)
+    store.append_receipt(one)
+    assert [row.index for row in store.receipts("0:aa")] == [1], "the same again changes nothing"
     two = receipt(2, 5, 15, one.hash)
     store.append_receipt(two)
     store.countersign("0:aa", 1, SIG)
