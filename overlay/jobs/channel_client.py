@@ -14,7 +14,7 @@ import trio
 
 from overlay.errors import CocoonError, ProviderGone
 from overlay.jobs.effects import Effects
-from overlay.jobs.errors import ChannelUnusable, Overcharged, ProtocolError, error_of
+from overlay.jobs.errors import ChannelUnusable, Overcharged, ProtocolError, RiskCapReached, error_of
 from overlay.jobs.limits import HELLO_S, MAX_CONTROL_BYTES, MAX_RECEIPTS_PER_MESSAGE
 from overlay.jobs.link import JobStream
 from overlay.jobs.messages import (
@@ -38,7 +38,9 @@ from overlay.settlement.ledger import (
     ChannelStatus,
     GroupCommit,
     LedgerError,
+    OverLimit,
     Reservation,
+    RiskBook,
     Store,
 )
 from transport.identity import Identity
@@ -158,6 +160,8 @@ class ChannelClient:
             raise ProviderGone(f"the provider let go of the payment stream: {error}") from error
         except WireError as error:
             raise ProtocolError(f"the provider broke the protocol of payments: {error}") from error
+        except OverLimit as error:
+            raise RiskCapReached(f"nothing was paid: {error}") from error
         except LedgerError as error:
             raise ChannelUnusable(f"the books of this channel cannot be written: {error}") from error
         self._stream = stream
@@ -291,6 +295,8 @@ class ChannelClient:
                 self._pulse()
         except TunnelError as error:
             self._break(ProviderGone(f"the provider let go of the payment stream: {error}"))
+        except OverLimit as error:
+            self._break(RiskCapReached(f"no voucher was signed: {error}"))
         except LedgerError as error:
             # A voucher that is not on the disk never leaves; the next tunnel begins with writing it.
             self._break(ChannelUnusable(f"the payment could not be written, so it was not made: {error}"))
@@ -321,8 +327,9 @@ async def load_payer_channel(
     identity: Identity,
     sign_voucher: SignVoucher,
     verify_voucher: VerifyVoucher,
+    risk: RiskBook | None = None,
 ) -> PayerChannel:
-    """The machine of a channel of ours, from the ledger. One a channel in a process.
+    """The machine of a channel of ours, from the ledger. One a channel in a process. ``risk`` has the user's caps.
 
     Raises :class:`ChannelUnusable` when the ledger has no such channel or it is not open."""
 
@@ -338,6 +345,7 @@ async def load_payer_channel(
             identity=identity,
             sign_voucher=sign_voucher,
             verify_voucher=verify_voucher,
+            caps=() if risk is None else risk.caps(channel, record.peer),
         )
 
     found = await ledger.run(read)

@@ -40,6 +40,7 @@ from overlay.settlement.ledger import (
     GroupCommit,
     LedgerError,
     Reservation,
+    RiskBook,
     Store,
 )
 from transport.identity import Identity
@@ -150,6 +151,7 @@ class ChannelServer:
             self.payee.lose(running.job)
             running.stop(ErrorCode.CHANNEL_REFUSED)
         self.payee.lose_all()
+        self.payee.parted()
         self.payee.stop()
         channel = self.payee.channel
         with suppress(LedgerError):  # a ledger that is closed or overwhelmed does the same at its next start
@@ -236,8 +238,9 @@ async def load_payee_channel(
     verify_voucher: VerifyVoucher,
     book: AgreementBook,
     fresh_job_id: Callable[[], bytes],
+    risk: RiskBook | None = None,
 ) -> PayeeChannel:
-    """The machine of a channel, from the ledger."""
+    """The machine of a channel, from the ledger. ``risk`` has the user's caps."""
 
     def read(store: Store) -> PayeeChannel:
         index = store.signed_index(record.channel)
@@ -260,6 +263,7 @@ async def load_payee_channel(
             verify_voucher=verify_voucher,
             prices_of=book.prices_of,
             fresh_job_id=fresh_job_id,
+            credit=None if risk is None else risk.credit(record.channel, record.peer),
         )
 
     return await ledger.run(read)

@@ -24,7 +24,14 @@ from compute.usage import Usage
 from overlay.errors import CocoonError, InvalidRequest, ProviderGone, TooLarge
 from overlay.jobs.book import AgreementBook
 from overlay.jobs.channel_client import ChannelClient
-from overlay.jobs.errors import AgreementEnded, ChannelUnusable, Overcharged, ProtocolError, error_of
+from overlay.jobs.errors import (
+    AgreementEnded,
+    ChannelUnusable,
+    Overcharged,
+    ProtocolError,
+    RiskCapReached,
+    error_of,
+)
 from overlay.jobs.limits import (
     ACCEPT_S,
     JOB_ID_BYTES,
@@ -179,6 +186,10 @@ class JobRun:
         except OverLimit as error:
             if error.what == budget.what:
                 raise AgreementEnded(f"{error}; a new agreement is needed") from error
+            if any(error.what == cap.what for cap in channel.payer.caps):
+                raise RiskCapReached(
+                    f"{error}; wait until running jobs have ended, ask for less (max_tokens), or raise the cap"
+                ) from error
             raise ChannelUnusable(f"{error}; top up the channel or open another one") from error
         channel.reserve(self.job_id, self._maximum)
         try:

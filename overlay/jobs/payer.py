@@ -23,7 +23,16 @@ from overlay.jobs.limits import MAX_CLAIMS, MAX_OUT_OF_ORDER, PAY_EARLY_DIVISOR
 from overlay.jobs.messages import Claim, Hello, Pay, View, VoucherSent
 from overlay.jobs.metering import JobMeter, Plausibility
 from overlay.jobs.receipt import SignedReceipt, countersign
-from overlay.settlement.ledger import Budget, ChainHead, ChannelAccount, ChannelRecord, Hold, OverLimit, VoucherRecord
+from overlay.settlement.ledger import (
+    Budget,
+    Cap,
+    ChainHead,
+    ChannelAccount,
+    ChannelRecord,
+    Hold,
+    OverLimit,
+    VoucherRecord,
+)
 from transport.identity import Identity
 
 SignVoucher = Callable[[int, int], bytes]
@@ -90,8 +99,10 @@ class PayerChannel:
         identity: Identity,
         sign_voucher: SignVoucher,
         verify_voucher: VerifyVoucher,
+        caps: Sequence[Cap] = (),
     ) -> None:
         self.channel = record.channel
+        self.caps = tuple(caps)
         self.provider = record.peer
         self.record = record
         self.account = ChannelAccount(
@@ -144,15 +155,15 @@ class PayerChannel:
     ) -> PayerJob:
         """Set ``maximum_nanoton`` aside, in the channel and in the agreement's ``budget``, and begin to count a job.
 
-        Raises :class:`~overlay.settlement.ledger.OverLimit` when it does not fit, :class:`ChannelUnusable` when the
-        channel is disputed or has too many jobs that were lost."""
+        Raises :class:`~overlay.settlement.ledger.OverLimit` when it does not fit there or exceeds a cap of the user's,
+        :class:`ChannelUnusable` when the channel is disputed or has too many jobs that were lost."""
         if self.disputed is not None:
             raise ChannelUnusable(f"this channel is in dispute with its provider ({self.disputed}); open another one")
         if len(self._claims) >= MAX_CLAIMS:
             raise ChannelUnusable("too many jobs of this channel were lost and not settled by the provider yet")
         if job_id in self._jobs:
             raise ValueError("two jobs of one channel have the same id")
-        hold = self.account.reserve(maximum_nanoton, budget)
+        hold = self.account.reserve(maximum_nanoton, budget, *self.caps)
         job = self._jobs[job_id] = PayerJob(self, job_id, agreement_id, prices, window_nanoton, request, hold)
         return job
 
@@ -274,9 +285,14 @@ class PayerChannel:
 
     def payment(self) -> Effects | None:
         """The payment that is due now, or ``None``: what to write, then to send. A higher voucher covers everything
-        counted so far; one signature accepts the receipts that are new."""
+        counted so far; one signature accepts the receipts that are new.
+
+        Raises :class:`~overlay.settlement.ledger.OverLimit`, and nothing is signed, should more be open than a cap of
+        the user's allows: jobs are held to it when they start, so only a cap that sank since can make that so."""
         if self.disputed is not None or not (self._due or self._accepted):
             return None
+        for cap in self.caps:
+            cap.check()
         self._due = False
         record = None
         owed = self.account.owed_nanoton

@@ -5,14 +5,14 @@ with ``synchronous=FULL`` in a ledger file of its own, and nobody goes on before
 
 - group: 256 channels at once through two :class:`~overlay.settlement.ledger.GroupCommit`, in one process that is bound
   to one core, threads included. The rate is by the clock; beside it, what a second of CPU time does.
-- alone: one channel, one voucher after the other, each of its two commits with an fsync of its own. In turns with it, in
-  the same file system: a record of one page appended to a file, ``fdatasync`` after each, which is the peer of the mark.
-  The same in place, in a file that has its size already, is shown beside it: a file system then has no metadata to write
-  and is up to twice as quick. SQLite's log grows up to its first checkpoint and is overwritten in place from then on;
-  the measure begins after that.
+- alone: one channel, one voucher after the other, each of its two commits with an fsync of its own. In turns with it,
+  in the same file system: a record of one page appended to a file, ``fdatasync`` after each, which is the peer of the
+  mark. The same in place, in a file that has its size already, is shown beside it: a file system then has no metadata
+  to write and is up to twice as quick. SQLite's log grows up to its first checkpoint and is overwritten in place from
+  then on; the measure begins after that.
 
-`python -m simulations.bench.settlement_ledger group|alone [--quick]` runs one part and prints JSON; a process of its own
-for each, since a process that is bound to a core stays so.
+`python -m simulations.bench.settlement_ledger group|alone [--quick]` runs one part and prints JSON; a process of its
+own for each, since a process that is bound to a core stays so.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def ledger_rows(quick: bool) -> dict[str, Row]:
     return {
         "voucher_group": row(
             "voucher_group", "voucher signed, stored, verified, stored: group commit, one core",
-            group["rates"], "vouchers/s", at_least=GROUP_REACH, per_cpu_second=round(statistics.median(group["by_cpu"])),
+            group["rates"], "vouchers/s", at_least=GROUP_REACH, per_cpu_second=_median(group["by_cpu"]),
             channels=CHANNELS, commits_per_voucher=round(group["commits_per_voucher"], 4),
             file_system=group["file_system"],
         ),

@@ -74,6 +74,9 @@ class Budget:
         assert self._reserved >= 0
         assert self._spent >= 0
 
+    def _closed(self, spent: int) -> None:
+        """A hold that had spent this much is closed: in a budget, spent stays spent."""
+
 
 class Hold:
     """Money set aside for one job, in one or several budgets.
@@ -120,6 +123,7 @@ class Hold:
             raise LedgerConflict(f"a job is closed at no more than its cost so far: {final} > {self.applied_nanoton}")
         for budget in self._budgets:
             budget._move(self.maximum_nanoton - self.applied_nanoton, final - self.applied_nanoton)
+            budget._closed(final)
         self.applied_nanoton = final
         self.closed = True
 

@@ -1,7 +1,7 @@
 """A client and a provider as processes that kill themselves with SIGKILL at a numbered write or send.
 
-`python crash_party.py` is a nursery of processes: it imports everything once, then forks a party for each line of JSON on
-its standard input, and tells of those that have ended. Written for `test_jobs_crash_kill.py`.
+`python crash_party.py` is a nursery of processes: it imports everything once, then forks a party for each line of JSON
+on its standard input, and tells of those that have ended. Written for `test_jobs_crash_kill.py`.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def party(spec: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Lines in: `{"role", "ledger", "log", "port", "kill_at"}` forks, an empty line asks who has ended. One line out for
-    each: the new process's id, or a list of [id, exit status]."""
+    """Lines in: `{"role", "ledger", "log", "port", "kill_at"}` forks, an empty line asks who has ended. One line out
+    for each: the new process's id, or a list of [id, exit status]."""
     for line in sys.stdin:
         if line.strip():
             sys.stdout.flush()

@@ -112,7 +112,7 @@ def check(kit, folder: Path) -> None:
     for side in ("client", "provider"):
         store = Store(folder / f"{side}.db")
         with store.transaction():
-            store.release_all()  # as every start does: a provider that dies after its client has left is not started here
+            store.release_all()  # as a start does: a provider that dies after its client has left is not started here
         head, voucher = store.head(kit.CHANNEL), store.voucher(kit.CHANNEL)
         ends.append((head, voucher))
         store.close()
