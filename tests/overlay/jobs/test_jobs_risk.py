@@ -1,4 +1,4 @@
-"""What each side can lose, live: never more than a credit window, never more than the user's caps, and shown as it is."""
+"""What each side can lose, live: no more than a credit window, no more than the user's caps, and shown as it is."""
 
 from __future__ import annotations
 
