@@ -34,6 +34,7 @@ import trio
 from overlay.settlement import Voucher, channel_public_key
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, Role, Store, VoucherRecord, open_ledger
 from simulations.bench.report import Row, row
+from simulations.bench.settlement_risk import risk_rows
 
 CHANNELS = 256
 """That pay at once. A node with many clients has groups of about this size."""
@@ -50,7 +51,7 @@ _NETWORK = -667
 
 
 async def ledger_rows(quick: bool) -> dict[str, Row]:
-    """Both rows, by name."""
+    """The rows of this module and those of :mod:`~simulations.bench.settlement_risk`, by name."""
     group = await _measure("group", quick)
     alone = await _measure("alone", quick)
     ratios = [ours / peer for ours, peer in zip(alone["vouchers"], alone["appended"], strict=True)]
@@ -68,6 +69,7 @@ async def ledger_rows(quick: bool) -> dict[str, Row]:
             fsyncs_per_s=_median(alone["appended"]), fsyncs_in_place_per_s=_median(alone["in_place"]),
             ratio_in_place=round(statistics.median(in_place), 3), file_system=alone["file_system"],
         ),
+        **await risk_rows(quick),
     }  # fmt: skip
 
 

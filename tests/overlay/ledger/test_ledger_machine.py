@@ -322,5 +322,5 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (None if kept is None else kept.valid_until) == self.agreements.get(agreement)
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestLedger = LedgerMachine.TestCase
