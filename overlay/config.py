@@ -101,7 +101,7 @@ class RiskSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[risk]`: the most money that may be at risk at one time, in nanoTON; 0 sets no cap."""
 
     spend_per_channel_nanoton: int = 0
-    """What the running jobs of a client may cost on one channel, from their start until their receipts."""
+    """What the running jobs of a client may cost on one channel, from their start until their end."""
     spend_per_peer_nanoton: int = 0
     spend_nanoton: int = 0
     credit_per_channel_nanoton: int = 0

@@ -173,6 +173,8 @@ class PayeeChannel:
 
         Raises :class:`Refused` (``max_amount``) when the next event would cost more than the job's maximum; what was
         charged before stands."""
+        if not self.is_running(job):
+            raise Refused(ErrorCode.CHANNEL_REFUSED, "the job was given up")
         if self._within_credit(job, job.meter.cost_with(events)):
             job.hold.apply(job.meter.add(events))
             return len(events)
@@ -221,6 +223,7 @@ class PayeeChannel:
             return
         del self._running[job.job_id]
         if job.hold.applied_nanoton:
+            job.hold.give_back()
             self._lost[job.job_id] = job
         else:
             job.hold.close()

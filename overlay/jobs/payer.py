@@ -54,9 +54,12 @@ class PayerJob:
         window_nanoton: int,
         request: Request,
         hold: Hold,
+        stake: Hold | None,
     ) -> None:
         self.job_id = job_id
         self.hold = hold
+        self.stake = stake
+        self.handshake_hash = channel.handshake_hash
         self.agreement_id = agreement_id
         self.ended = False
         self._channel = channel
@@ -69,12 +72,31 @@ class PayerJob:
         """What came so far."""
         return self._meter
 
+    @property
+    def void(self) -> bool:
+        """Whether the channel has begun anew on another tunnel: what this one's streams still hold does not count."""
+        return self.handshake_hash != self._channel.handshake_hash
+
+    def close(self, total_nanoton: int) -> None:
+        """The job has its final sum."""
+        self.hold.close(total_nanoton)
+        self.over()
+
+    def over(self) -> None:
+        """Nothing comes any more: the rest of what was set aside is free again, and nothing is at risk."""
+        self.hold.give_back()
+        if self.stake is not None:
+            self.stake.close()
+
     def take(self, events: Sequence[Event]) -> bool:
         """Count events that arrived; returns whether a payment is due.
 
+        Events of a tunnel that was followed by another are not counted: the claim for them was made, and is settled.
         Raises :class:`Overcharged` when the provider's counts are impossible or exceed what was set aside; the channel
         is then disputed and nothing of these events is owed.
         """
+        if self.void:
+            return False
         wrong = self._plausibility.check(events)
         hold = self.hold
         if wrong is None:
@@ -84,6 +106,8 @@ class PayerJob:
         if wrong is not None:
             raise self._channel.overcharged(wrong)
         hold.apply(self._meter.add(events))
+        if self.stake is not None and not self.stake.closed:
+            self.stake.apply(hold.applied_nanoton)
         return self._channel.pay_beyond(self._early)
 
 
@@ -121,7 +145,7 @@ class PayerChannel:
         self._verify_voucher = verify_voucher
         self._voucher = voucher
         self._seq = 0 if voucher is None else voucher.seq
-        self._handshake_hash = b""
+        self.handshake_hash = b""
         self._jobs: dict[bytes, PayerJob] = {}
         self._arrived: dict[int, SignedReceipt] = {}
         self._accepted: list[SignedReceipt] = []
@@ -163,8 +187,15 @@ class PayerChannel:
             raise ChannelUnusable("too many jobs of this channel were lost and not settled by the provider yet")
         if job_id in self._jobs:
             raise ValueError("two jobs of one channel have the same id")
-        hold = self.account.reserve(maximum_nanoton, budget, *self.caps)
-        job = self._jobs[job_id] = PayerJob(self, job_id, agreement_id, prices, window_nanoton, request, hold)
+        stake = self.caps[0].reserve(maximum_nanoton, *self.caps[1:]) if self.caps else None
+        try:
+            hold = self.account.reserve(maximum_nanoton, budget)
+        except OverLimit:
+            if stake is not None:
+                stake.close()
+            raise
+        job = PayerJob(self, job_id, agreement_id, prices, window_nanoton, request, hold, stake)
+        self._jobs[job_id] = job
         return job
 
     def refused(self, job: PayerJob) -> None:
@@ -173,20 +204,25 @@ class PayerChannel:
             self.lost(job)
         elif self._jobs.pop(job.job_id, None) is not None:
             self._claims.pop(job.job_id, None)  # the tunnel may have broken before the refusal was read
-            job.hold.close()
+            job.close(0)
 
     def lost(self, job: PayerJob) -> None:
-        """The job ended without a receipt: claim what came of it. Calling it again changes nothing."""
+        """The job ended without a receipt, and nobody reads its stream any more: claim what came of it. Calling it
+        again changes nothing."""
+        self._lose(job)
+        job.over()
+
+    def lose_all(self) -> None:
+        """The tunnel is gone, and every running job with it; whoever reads one may still find its receipt."""
+        for job in list(self._jobs.values()):
+            self._lose(job)
+
+    def _lose(self, job: PayerJob) -> None:
         if job.ended or job.job_id not in self._jobs:
             return
         job.ended = True
         self._claims[job.job_id] = Claim(job.job_id, job.agreement_id, job.meter.usage())
         self._due = True
-
-    def lose_all(self) -> None:
-        """The tunnel is gone, and every running job with it."""
-        for job in list(self._jobs.values()):
-            self.lost(job)
 
     def pay_beyond(self, nanoton: int) -> bool:
         """Note, and return, whether more than ``nanoton`` is unpaid."""
@@ -206,9 +242,12 @@ class PayerChannel:
     # -- receipts ----------------------------------------------------------------------------------------------------
 
     def job_receipt(self, job: PayerJob, signed: SignedReceipt) -> None:
-        """The receipt that ended a job's stream. Raises :class:`Overcharged`."""
+        """The receipt that ended a job's stream; void when the channel has begun anew since. Raises
+        :class:`Overcharged`."""
         if signed.receipt.job_id != job.job_id:
             raise self.overcharged("a job's stream ended with the receipt of another")
+        if job.void:
+            return
         job.ended = True
         self._claims.pop(job.job_id, None)
         self.receipt(signed)
@@ -242,7 +281,7 @@ class PayerChannel:
         else:
             del self._jobs[receipt.job_id]
             self._claims.pop(receipt.job_id, None)
-            job.hold.close(receipt.amount_nanoton)
+            job.close(receipt.amount_nanoton)
         self.head = ChainHead(receipt.index, signed.hash, receipt.cumulative_nanoton)
         self._accepted.append(signed)
         self._due = True
@@ -253,7 +292,7 @@ class PayerChannel:
             return "it does not continue this channel's chain"
         if receipt.cumulative_nanoton != self.head.cumulative_nanoton + receipt.amount_nanoton:
             return "its sum is not the sum of the receipts"
-        if receipt.handshake_hash != self._handshake_hash:
+        if receipt.handshake_hash != self.handshake_hash:
             return "it names another tunnel"
         if not signed.signed_by(self.provider):
             return "the provider did not sign it"
@@ -326,7 +365,7 @@ class PayerChannel:
     def _forget(self, job_id: bytes) -> None:
         self._claimed.discard(job_id)
         if self._claims.pop(job_id, None) is not None:
-            self._jobs.pop(job_id).hold.close(0)
+            self._jobs.pop(job_id).close(0)
 
     # -- the start of a payment stream -------------------------------------------------------------------------------
 
@@ -339,9 +378,10 @@ class PayerChannel:
             # Also those whose receipt had come and waited for another: it is void, the claim takes its place.
             claim = Claim(job.job_id, job.agreement_id, job.meter.usage())
             self._claims.setdefault(job.job_id, claim)
+            job.over()
         self._claimed.clear()
         self._unanswered.clear()
-        self._handshake_hash = handshake_hash
+        self.handshake_hash = handshake_hash
         return Hello(
             channel_ref,
             self.channel,

@@ -113,6 +113,13 @@ class Hold:
         self.applied_nanoton = total_nanoton
         return added
 
+    def give_back(self) -> None:
+        """Nothing will be added any more: give back what was not applied. The sum may still be corrected by closing."""
+        if not self.closed:
+            for budget in self._budgets:
+                budget._move(self.maximum_nanoton - self.applied_nanoton, 0)
+            self.maximum_nanoton = self.applied_nanoton
+
     def close(self, total_nanoton: int | None = None) -> None:
         """End the hold and give back the rest. With ``total_nanoton``, at most what was applied, the job's cost is
         corrected to it first. Closing again changes nothing."""

@@ -1,7 +1,7 @@
 """Caps on the money at risk at one time, which the user sets: for each channel, for each peer, and in all.
 
 What is at risk differs by side. A **client** risks what its running jobs may cost: reserved when a job starts, until
-its receipt is in the chain. A **provider** risks what it serves before a voucher covers it: a channel's credit window
+it has ended. A **provider** risks what it serves before a voucher covers it: a channel's credit window
 while jobs run on it, and what is left unpaid when they have ended. Each side keeps one :class:`RiskBook`, and both ask
 it before a job starts.
 """
@@ -51,6 +51,7 @@ class RiskBook:
         self._total = Cap(f"what may be at risk in all ({names[2]})", limits.total_nanoton)
         self._peers: dict[str, Cap] = {}
         self._channels: dict[str, Cap] = {}
+        self._lines: dict[str, CreditLine] = {}
 
     def caps(self, channel: str, peer: str) -> tuple[Cap, ...]:
         """The caps that a job on ``channel`` with ``peer`` counts against, the narrowest first."""
@@ -66,10 +67,13 @@ class RiskBook:
         return tuple(found)
 
     def credit(self, channel: str, peer: str) -> CreditLine:
-        """What a provider's channel may use."""
-        caps = self.caps(channel, peer)
-        lasting = tuple(cap for cap in caps if cap is not self._total)
-        return CreditLine(lasting, tuple(cap for cap in caps if cap is self._total))
+        """What a provider's channel may use; the same one each time, however often the channel is loaded anew."""
+        line = self._lines.get(channel)
+        if line is None:
+            caps = self.caps(channel, peer)
+            lasting = tuple(cap for cap in caps if cap is not self._total)
+            line = self._lines[channel] = CreditLine(lasting, tuple(cap for cap in caps if cap is self._total))
+        return line
 
     def to_json(self) -> dict[str, int | None]:
         """The caps as commands show them; ``None`` is no cap."""

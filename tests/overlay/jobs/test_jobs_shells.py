@@ -255,3 +255,32 @@ async def test_jobs_that_are_over_at_once_come_one_after_another(world, kit):
     jobs = [stream for stream in far.streams if not stream.dead][-20:]
     assert all(stream.sends == 1 for stream in jobs), "acceptance, events and receipt leave as one send"
     assert await sums(world, kit) == [(320, 320), (320, 320)]
+
+
+async def test_a_slow_reader_of_a_broken_tunnel_is_no_reason_for_a_dispute(world, kit):
+    """Its job was claimed and settled on the next tunnel; what the old stream still holds counts for nothing."""
+    agreement = world.agreement(credit_window_nanoton=5000)
+    await world.server.add_agreement(agreement)
+    payer = await world.payer()
+    near, _ = world.connect()
+    async with world.job_client(near) as first:
+        channel = await first.attach(payer)
+        async with first.run(agreement, channel, kit.chat("hello", 9)) as slow:
+            async for _ in slow:
+                break
+            await trio.testing.wait_all_tasks_blocked(0.05)  # events and receipt have arrived, and nobody reads them
+            near.cut("a cable was pulled")
+            other, _ = world.connect()
+            async with world.job_client(other) as second:
+                channel = await second.attach(payer)
+                await run_job(second, agreement, channel, kit.chat("hello", 3))
+                await channel.settled()
+                async for _ in slow:
+                    pass
+                await run_job(second, agreement, channel, kit.chat("hello", 3))
+                await channel.settled()
+    assert payer.disputed is None
+    assert payer.account.reserved_nanoton == 0
+    ours, theirs = await sums(world, kit)
+    assert ours == theirs
+    assert ours[0] == ours[1]
