@@ -57,7 +57,7 @@ from overlay.jobs.messages import (
 from overlay.jobs.metering import most_it_can_cost
 from overlay.jobs.payer import PayerChannel, PayerJob
 from overlay.market import Agreement
-from overlay.settlement.ledger import GroupCommit, OverLimit
+from overlay.settlement.ledger import GroupCommit, LedgerError, OverLimit
 from transport.identity import Identity
 from transport.tunnel import MessageTooLarge, ResetCode, TunnelError
 from transport.wire import WireError
@@ -191,7 +191,11 @@ class JobRun:
                     f"{error}; wait until running jobs have ended, ask for less (max_tokens), or raise the cap"
                 ) from error
             raise ChannelUnusable(f"{error}; top up the channel or open another one") from error
-        channel.reserve(self.job_id, self._maximum)
+        try:
+            channel.reserve(self.job_id, self._maximum)
+        except LedgerError:
+            channel.payer.refused(self._job)
+            raise
         try:
             self._stream = await self._client.tunnel.open_stream()
         except BaseException as error:
@@ -309,6 +313,7 @@ class JobRun:
         except Overcharged as error:
             self._error = error
             channel.dispute(error)
+            channel.payer.lost(self._job)
         channel.pay_soon()
 
     def _job_refused(self) -> None:

@@ -146,6 +146,7 @@ class PayerChannel:
         self._voucher = voucher
         self._seq = 0 if voucher is None else voucher.seq
         self.handshake_hash = b""
+        """Names the tunnel that the channel was begun on last."""
         self._jobs: dict[bytes, PayerJob] = {}
         self._arrived: dict[int, SignedReceipt] = {}
         self._accepted: list[SignedReceipt] = []
@@ -215,7 +216,10 @@ class PayerChannel:
     def lose_all(self) -> None:
         """The tunnel is gone, and every running job with it; whoever reads one may still find its receipt."""
         for job in list(self._jobs.values()):
-            self._lose(job)
+            if job.ended:
+                job.over()  # its receipt came, and waited for an earlier one that now comes no more
+            else:
+                self._lose(job)
 
     def _lose(self, job: PayerJob) -> None:
         if job.ended or job.job_id not in self._jobs:
