@@ -9,11 +9,12 @@ import trio
 import trio.testing
 
 from compute.usage import Unit
-from overlay.errors import Busy, ProviderGone
+from overlay.config import load_config
+from overlay.errors import Busy, ConfigError, ProviderGone
 from overlay.jobs import JobFailed, Overcharged, RiskCapReached
 from overlay.node import views
 from overlay.settlement import ChannelTerms
-from overlay.settlement.ledger import RiskBook, RiskLimits, Role
+from overlay.settlement.ledger import OverLimit, RiskBook, RiskLimits, Role
 
 KEYS = ("risk.channel", "risk.peer", "risk.all")
 WINDOW = 60
@@ -238,3 +239,19 @@ async def test_a_dispute_leaves_nothing_at_risk(world, kit, forge):
             await whole(client, agreement, channel, kit.chat("hello", 1000 if forge == "counts" else 5))
     assert payer.disputed
     assert payer.caps[0].open_nanoton == 0
+
+
+def test_the_caps_of_the_configuration_are_the_books_and_narrow_the_window_that_is_offered():
+    config = load_config(
+        None, overrides=["risk.credit_per_peer_nanoton=5000", "risk.spend_nanoton=70000"], environ={}
+    )  # fmt: skip
+    assert views.credit_window(config) == 5000
+    assert views.credit_window(load_config(None, environ={})) == 2_000_000
+    none = {"per_channel_nanoton": None, "per_peer_nanoton": None, "total_nanoton": None}
+    assert views.credit_caps(config.risk).to_json() == {**none, "per_peer_nanoton": 5000}
+    assert views.spend_caps(config.risk).to_json() == {**none, "total_nanoton": 70000}
+    (cap,) = views.spend_caps(config.risk).caps("0:aa", "anna")
+    with pytest.raises(OverLimit, match=r"risk\.spend_nanoton\): 70001 nanoTON asked for, 70000 left"):
+        cap.reserve(70001)
+    with pytest.raises(ConfigError, match="a cap is not negative"):
+        load_config(None, overrides=["risk.spend_nanoton=-1"], environ={})
