@@ -55,7 +55,8 @@ from overlay.jobs.messages import (
     encode,
 )
 from overlay.jobs.metering import most_it_can_cost
-from overlay.jobs.payer import PayerChannel, PayerJob
+from overlay.jobs.payer import PayerChannel
+from overlay.jobs.payer_job import PayerJob
 from overlay.market import Agreement
 from overlay.settlement.ledger import GroupCommit, LedgerError, OverLimit
 from transport.identity import Identity
