@@ -342,3 +342,32 @@ async def test_nothing_stays_reserved_by_a_job_that_was_left_as_its_tunnel_close
         await ledger.flush()
         assert await ledger.run(lambda store: store.reservations(kit.CHANNEL)) == []
     assert channel.payer.account.reserved_nanoton == 0
+
+
+async def test_a_provider_whose_disk_is_full_gives_no_credit_for_what_it_cannot_write_and_recovers(world, kit):
+    agreement = world.agreement(credit_window_nanoton=5000)
+    await world.server.add_agreement(agreement)
+    payer = await world.payer()
+
+    def full(point: str) -> None:
+        if point == "written":
+            raise sqlite3.OperationalError("database or disk is full")
+
+    near, far = world.connect()
+    async with world.job_client(near) as client:
+        channel = await client.attach(payer)
+        await run_job(client, agreement, channel, kit.chat("hello", 3))
+        await channel.settled()
+        world.provider_ledger._store._fault = full
+        await run_job(client, agreement, channel, kit.chat("hello", 3))
+        await channel.settled()
+        assert isinstance(channel.broken, ProviderGone)
+        assert "cannot write its books" in far.closed
+        world.provider_ledger._store._fault = lambda point: None
+        near, _ = world.connect()
+        async with world.job_client(near) as again:
+            channel = await again.attach(payer)
+            await run_job(again, agreement, channel, kit.chat("hello", 3))
+            await channel.settled()
+    assert payer.disputed is None
+    assert await sums(world, kit) == [(48, 48), (48, 48)]
