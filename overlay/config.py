@@ -123,6 +123,19 @@ class TonSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A provider claims when this much is unclaimed (and in any case before a channel expires)."""
 
 
+class RiskSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[risk]`: the most money that may be at risk at one time, in nanoTON; 0 sets no cap."""
+
+    spend_per_channel_nanoton: int = 0
+    """What the running jobs of a client may cost on one channel, from their start until their end."""
+    spend_per_peer_nanoton: int = 0
+    spend_nanoton: int = 0
+    credit_per_channel_nanoton: int = 0
+    """What a provider serves on one channel before a voucher covers it."""
+    credit_per_peer_nanoton: int = 0
+    credit_nanoton: int = 0
+
+
 class UpstreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[engine.upstream]`: an OpenAI-compatible server of your own (vLLM, SGLang, TabbyAPI, Ollama) to sell."""
 
@@ -170,6 +183,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price: PriceSection = PriceSection()
     market: MarketSection = MarketSection()
     ton: TonSection = TonSection()
+    risk: RiskSection = RiskSection()
     engine: EngineSection = EngineSection()
     gateway: GatewaySection = GatewaySection()
 
@@ -354,6 +368,9 @@ def _check_ranges(config: Config) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{name}: must be above zero, not {value}")
+    for key, cap in msgspec.structs.asdict(config.risk).items():
+        if cap < 0:
+            raise ConfigError(f"risk.{key}: a cap is not negative, and {cap} is; 0 sets none")
     prices = msgspec.structs.asdict(config.price)
     ratio = prices.pop("cap_ratio")
     if ratio < 1:

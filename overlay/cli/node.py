@@ -80,16 +80,28 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
         ],
         empty="no tunnels open",
     )  # fmt: skip
+    money = state["money"]
+    output.line(f"running jobs  may cost {ton(money['reserved_nanoton'])} more, "
+                f"{ton(money['at_risk_nanoton'])} at risk{_caps(money['caps'])}")  # fmt: skip
     if "selling" not in state:
+        output.line(
+            f"spent         {ton(money['spent_nanoton'])}; {ton(money['locked_nanoton'])} more in open channels"
+        )
         return
     rows = [
         (s["task"], s["model"], prices_text(s["prices"]), f"{s['busy']}/{s['slots']}", s["queued"], s["note"])
         for s in state["selling"]
     ]
     output.table("Selling", ["task", "model", "ask", "busy", "queued", "note"], rows, empty="selling nothing")
-    money = state["money"]
     output.line(f"earned {ton(money['earned_nanoton'])}, of it claimed on chain {ton(money['claimed_nanoton'])}, "
                 f"served and not yet paid {ton(money['at_risk_nanoton'])}")  # fmt: skip
+
+
+def _caps(caps: dict[str, int | None]) -> str:
+    """The user's caps on what is at risk, if there are any."""
+    words = (("per_channel_nanoton", "a channel"), ("per_peer_nanoton", "a peer"), ("total_nanoton", "in all"))
+    found = [f"{ton(cap)} {word}" for key, word in words if (cap := caps[key]) is not None]
+    return f" (capped at {', '.join(found)})" if found else ""
 
 
 def _rate(bytes_per_s: float) -> str:

@@ -16,6 +16,7 @@ from overlay.jobs.errors import (
     Overcharged,
     ProtocolError,
     Refused,
+    RiskCapReached,
 )
 from overlay.jobs.metering import JobMeter, most_it_can_cost
 from overlay.jobs.payer import PayerChannel
@@ -41,6 +42,7 @@ __all__ = [
     "ProtocolError",
     "Receipt",
     "Refused",
+    "RiskCapReached",
     "SignedReceipt",
     "Submit",
     "countersign",

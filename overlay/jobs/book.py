@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import trio
+
 from compute.usage import Prices
 from overlay.jobs.limits import MAX_KNOWN_AGREEMENTS
 from overlay.market import Agreement
@@ -17,6 +19,7 @@ class AgreementBook:
         self._ledger = ledger
         self._known: OrderedDict[bytes, Agreement] = OrderedDict()
         self._budgets: OrderedDict[tuple[bytes, str], Budget] = OrderedDict()
+        self._unwritten: dict[bytes, trio.Event] = {}
 
     def known(self, agreement_id: bytes) -> Agreement | None:
         """The agreement, if it is in memory."""
@@ -29,12 +32,22 @@ class AgreementBook:
 
     async def add(self, agreement: Agreement) -> None:
         """Keep an agreement, its signatures already verified: in memory at once, on the disk on return."""
+        while (writing := self._unwritten.get(agreement.id)) is not None:
+            await writing.wait()
         if agreement.id in self._known:
             return
         self._remember(agreement)
+        written = self._unwritten[agreement.id] = trio.Event()
         body = agreement.body
         record = AgreementRecord(agreement.id, body.client, agreement.encode(), body.valid_until_ms // 1000)
-        await self._ledger.run(lambda store: store.put_agreement(record))
+        try:
+            await self._ledger.run(lambda store: store.put_agreement(record))
+        except BaseException:
+            self._known.pop(agreement.id, None)  # whoever asks next writes it
+            raise
+        finally:
+            del self._unwritten[agreement.id]
+            written.set()
 
     async def get(self, agreement_id: bytes) -> Agreement | None:
         """The agreement, from memory or the ledger."""

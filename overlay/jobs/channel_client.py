@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
 from overlay.errors import CocoonError, ProviderGone
-from overlay.jobs.errors import ChannelUnusable, Overcharged, ProtocolError, error_of
+from overlay.jobs.effects import Effects
+from overlay.jobs.errors import ChannelUnusable, Overcharged, ProtocolError, RiskCapReached, error_of
 from overlay.jobs.limits import HELLO_S, MAX_CONTROL_BYTES, MAX_RECEIPTS_PER_MESSAGE
 from overlay.jobs.link import JobStream
 from overlay.jobs.messages import (
@@ -36,12 +38,30 @@ from overlay.settlement.ledger import (
     ChannelStatus,
     GroupCommit,
     LedgerError,
+    OverLimit,
     Reservation,
+    RiskBook,
     Store,
 )
 from transport.identity import Identity
 from transport.tunnel import ResetCode, TunnelError
 from transport.wire import WireError
+
+
+class _Reservations:
+    """Reservations that share one lazy write. The ledger's thread takes them all at once; who is taken out before that
+    is never written."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, Reservation] = {}
+        self.taken = False
+
+    def write(self, store: Store) -> None:
+        """Runs in the ledger's thread while jobs come and go, perhaps twice. First the flag, then the copy: see
+        :meth:`ChannelClient._unreserve`."""
+        self.taken = True
+        for reservation in list(self.rows.values()):
+            store.reserve(reservation)
 
 
 class ChannelClient:
@@ -58,7 +78,8 @@ class ChannelClient:
         self._over = trio.Event()
         self._changed = trio.Event()
         self._outbox: deque[PaymentMessage] = deque()
-        self._unwritten: dict[bytes, Reservation] = {}
+        self._reserving: _Reservations | None = None
+        self._reserved: dict[bytes, _Reservations] = {}
         self._stream: JobStream | None = None
 
     def pay_soon(self) -> None:
@@ -72,25 +93,30 @@ class ChannelClient:
 
     def reserve(self, job_id: bytes, maximum_nanoton: int) -> None:
         """Note the reservation in the books, soon; one that is over before that never gets there."""
-        if not self._unwritten:
-            self._ledger.post(self._write_reservations)
-        self._unwritten[job_id] = Reservation(self.payer.channel, job_id, maximum_nanoton, self._now_s())
+        if self._reserving is None or self._reserving.taken:
+            self._reserving = _Reservations()
+            self._ledger.post(self._reserving.write)
+        self._reserving.rows[job_id] = Reservation(self.payer.channel, job_id, maximum_nanoton, self._now_s())
+        self._reserved[job_id] = self._reserving
 
     def release(self, job_id: bytes) -> None:
         """The job ended without a receipt."""
-        if self._unwritten.pop(job_id, None) is None:
+        if self._unreserve(job_id):
             channel = self.payer.channel
             self._ledger.post(lambda store: store.release(channel, job_id))
 
     def receipted(self, job_id: bytes) -> None:
         """The job's receipt is being written and ends the reservation."""
-        self._unwritten.pop(job_id, None)
+        self._unreserve(job_id)
 
-    def _write_reservations(self, store: Store) -> None:
-        # Runs in the ledger's thread: take what is there in one step, since jobs come and go meanwhile.
-        taken, self._unwritten = self._unwritten, {}
-        for reservation in taken.values():
-            store.reserve(reservation)
+    def _unreserve(self, job_id: bytes) -> bool:
+        """Take a reservation out; whether it may have been written. First it goes, then we look: what the ledger's
+        thread takes after that does not have it."""
+        batch = self._reserved.pop(job_id, None)
+        if batch is None:
+            return False
+        batch.rows.pop(job_id, None)
+        return batch.taken
 
     def dispute(self, error: Overcharged) -> None:
         """Never pay this provider on this channel again, and tell it and the books so."""
@@ -134,11 +160,17 @@ class ChannelClient:
             raise ProviderGone(f"the provider let go of the payment stream: {error}") from error
         except WireError as error:
             raise ProtocolError(f"the provider broke the protocol of payments: {error}") from error
+        except OverLimit as error:
+            raise RiskCapReached(f"nothing was paid: {error}") from error
+        except LedgerError as error:
+            raise ChannelUnusable(f"the books of this channel cannot be written: {error}") from error
         self._stream = stream
 
     async def _begin(self, stream: JobStream, handshake_hash: bytes) -> None:
         payer = self.payer
+        payer.session = self
         # What was accepted on the last tunnel and not written yet comes first: the hello speaks of what is on the disk.
+        await self._write(None)
         await self._write_payment()
         await stream.send_messages([encode(payer.hello(self.ref, handshake_hash))])
         waiting: deque[PaymentMessage] = deque()
@@ -163,8 +195,7 @@ class ChannelClient:
 
     async def _answer_view(self, stream: JobStream, view: View) -> None:
         effects = self.payer.view(view)
-        if effects is not None:
-            await self._ledger.run(effects.write)
+        await self._write(effects)
         missing = self.payer.head.index - view.head_index
         if missing > 0:
             channel = self.payer.channel
@@ -203,8 +234,18 @@ class ChannelClient:
         finally:
             self.broken = self.broken or ProviderGone("the tunnel to the provider is closed")
             self._stream.reset(ResetCode.CLOSED, "the payment stream is over")
-            self.payer.lose_all()
+            if self.payer.session is self:
+                self.payer.lose_all()
+                self._release_all()
             self._pulse()
+
+    def _release_all(self) -> None:
+        """No job of this channel runs any more, whatever became of its task: nothing stays reserved."""
+        channel = self.payer.channel
+        for job_id in list(self._reserved):
+            self._unreserve(job_id)
+        with suppress(LedgerError):  # a ledger that is closed or overwhelmed does the same at its next start
+            self._ledger.post(lambda store: store.release_channel(channel))
 
     def _break(self, error: CocoonError) -> None:
         self.broken = self.broken or error
@@ -244,6 +285,8 @@ class ChannelClient:
                     self.payments += 1
                 messages += [encode(message) for message in self._outbox]
                 self._outbox.clear()
+                if isinstance(self.broken, Overcharged):
+                    await self._ledger.flush()  # the dispute is in the books before the provider hears of it
                 if messages:
                     await stream.send_messages(messages)
                 if isinstance(self.broken, Overcharged):
@@ -252,16 +295,29 @@ class ChannelClient:
                 self._pulse()
         except TunnelError as error:
             self._break(ProviderGone(f"the provider let go of the payment stream: {error}"))
+        except OverLimit as error:
+            self._break(RiskCapReached(f"no voucher was signed: {error}"))
         except LedgerError as error:
-            # A voucher that is not on the disk never leaves; what was signed in memory is forgotten with this machine.
+            # A voucher that is not on the disk never leaves; the next tunnel begins with writing it.
             self._break(ChannelUnusable(f"the payment could not be written, so it was not made: {error}"))
 
     async def _write_payment(self) -> list[bytes]:
         effects = self.payer.payment()
         if effects is None:
             return []
-        await self._ledger.run(effects.write)
+        await self._write(effects)
         return [encode(message) for message in effects.messages]
+
+    async def _write(self, effects: Effects | None) -> None:
+        """Put on the disk what the machine has decided: ``effects``, and before them what an earlier session of this
+        channel could not write, or did not wait for. The machine outlives its tunnels, and nothing that it signed may
+        leave on the next one before it is on the disk."""
+        unwritten = self.payer.unwritten
+        if effects is not None:
+            unwritten.append(effects)
+        while unwritten:
+            await self._ledger.run(unwritten[0].write)
+            del unwritten[0]
 
 
 async def load_payer_channel(
@@ -271,8 +327,9 @@ async def load_payer_channel(
     identity: Identity,
     sign_voucher: SignVoucher,
     verify_voucher: VerifyVoucher,
+    risk: RiskBook | None = None,
 ) -> PayerChannel:
-    """The machine of a channel of ours, from the ledger. One a channel in a process.
+    """The machine of a channel of ours, from the ledger. One a channel in a process. ``risk`` has the user's caps.
 
     Raises :class:`ChannelUnusable` when the ledger has no such channel or it is not open."""
 
@@ -288,6 +345,7 @@ async def load_payer_channel(
             identity=identity,
             sign_voucher=sign_voucher,
             verify_voucher=verify_voucher,
+            caps=() if risk is None else risk.caps(channel, record.peer),
         )
 
     found = await ledger.run(read)

@@ -7,6 +7,7 @@ client first: it hands them back should a crash lose ours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -37,7 +38,9 @@ from overlay.settlement.ledger import (
     ChannelRecord,
     ChannelStatus,
     GroupCommit,
+    LedgerError,
     Reservation,
+    RiskBook,
     Store,
 )
 from transport.identity import Identity
@@ -148,7 +151,11 @@ class ChannelServer:
             self.payee.lose(running.job)
             running.stop(ErrorCode.CHANNEL_REFUSED)
         self.payee.lose_all()
+        self.payee.parted()
         self.payee.stop()
+        channel = self.payee.channel
+        with suppress(LedgerError):  # a ledger that is closed or overwhelmed does the same at its next start
+            self._ledger.post(lambda store: store.release_channel(channel))
         self._grant()
 
     async def _begin(self, stream: JobStream, hello: Hello, handshake_hash: bytes) -> None:
@@ -231,8 +238,9 @@ async def load_payee_channel(
     verify_voucher: VerifyVoucher,
     book: AgreementBook,
     fresh_job_id: Callable[[], bytes],
+    risk: RiskBook | None = None,
 ) -> PayeeChannel:
-    """The machine of a channel, from the ledger."""
+    """The machine of a channel, from the ledger. ``risk`` has the user's caps."""
 
     def read(store: Store) -> PayeeChannel:
         index = store.signed_index(record.channel)
@@ -255,6 +263,7 @@ async def load_payee_channel(
             verify_voucher=verify_voucher,
             prices_of=book.prices_of,
             fresh_job_id=fresh_job_id,
+            credit=None if risk is None else risk.credit(record.channel, record.peer),
         )
 
     return await ledger.run(read)

@@ -24,7 +24,14 @@ from compute.usage import Usage
 from overlay.errors import CocoonError, InvalidRequest, ProviderGone, TooLarge
 from overlay.jobs.book import AgreementBook
 from overlay.jobs.channel_client import ChannelClient
-from overlay.jobs.errors import AgreementEnded, ChannelUnusable, Overcharged, ProtocolError, error_of
+from overlay.jobs.errors import (
+    AgreementEnded,
+    ChannelUnusable,
+    Overcharged,
+    ProtocolError,
+    RiskCapReached,
+    error_of,
+)
 from overlay.jobs.limits import (
     ACCEPT_S,
     JOB_ID_BYTES,
@@ -48,9 +55,10 @@ from overlay.jobs.messages import (
     encode,
 )
 from overlay.jobs.metering import most_it_can_cost
-from overlay.jobs.payer import PayerChannel, PayerJob
+from overlay.jobs.payer import PayerChannel
+from overlay.jobs.payer_job import PayerJob
 from overlay.market import Agreement
-from overlay.settlement.ledger import GroupCommit, OverLimit
+from overlay.settlement.ledger import GroupCommit, LedgerError, OverLimit
 from transport.identity import Identity
 from transport.tunnel import MessageTooLarge, ResetCode, TunnelError
 from transport.wire import WireError
@@ -179,8 +187,16 @@ class JobRun:
         except OverLimit as error:
             if error.what == budget.what:
                 raise AgreementEnded(f"{error}; a new agreement is needed") from error
+            if any(error.what == cap.what for cap in channel.payer.caps):
+                raise RiskCapReached(
+                    f"{error}; wait until running jobs have ended, ask for less (max_tokens), or raise the cap"
+                ) from error
             raise ChannelUnusable(f"{error}; top up the channel or open another one") from error
-        channel.reserve(self.job_id, self._maximum)
+        try:
+            channel.reserve(self.job_id, self._maximum)
+        except LedgerError:
+            channel.payer.refused(self._job)
+            raise
         try:
             self._stream = await self._client.tunnel.open_stream()
         except BaseException as error:
@@ -298,6 +314,7 @@ class JobRun:
         except Overcharged as error:
             self._error = error
             channel.dispute(error)
+            channel.payer.lost(self._job)
         channel.pay_soon()
 
     def _job_refused(self) -> None:
@@ -321,21 +338,24 @@ class JobRun:
         if self._final is not None:
             self._conclude()
             await self._stream.aclose()
+        elif self._channel.broken is not None:
+            self._abandon()  # there is no tunnel any more on which the receipt could come
         elif not self._over:
             self._channel.cancel_job(self.job_id)
             self._client.nursery.start_soon(self._settle)
 
     async def _settle(self) -> None:
         """After leaving early: read on to the receipt, so that both sides agree on what was delivered."""
-        with trio.move_on_after(SETTLE_S):
-            try:
+        try:
+            with trio.move_on_after(SETTLE_S):
                 while self._final is None:
                     await self._next()
                 self._conclude()
                 await self._stream.aclose()
-            except (CocoonError, TunnelError):
-                pass  # the channel knows already what it must; the user has left
-        self._abandon()
+        except (CocoonError, TunnelError):
+            pass  # the channel knows already what it must; the user has left
+        finally:
+            self._abandon()
 
 
 @asynccontextmanager

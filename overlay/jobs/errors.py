@@ -6,7 +6,8 @@
     │   └── ProtocolError      the other side broke the protocol; its tunnel is dropped
     ├── InvalidRequest, TooLarge, UnknownModel, Busy        as in :mod:`overlay.errors`
     ├── Unfunded
-    │   └── ChannelUnusable    the channel cannot pay for the job, is unknown, or is not served any more
+    │   ├── ChannelUnusable    the channel cannot pay for the job, is unknown, or is not served any more
+    │   └── RiskCapReached     a cap on the money at risk, set by our own user, forbids it
     └── ProviderGone
         ├── JobFailed          the provider's engine broke, or cost more than was set aside
         └── Overcharged        the provider charges more than was delivered; it gets no more vouchers
@@ -62,6 +63,12 @@ class ProtocolError(JobError):
 
 class ChannelUnusable(Unfunded):
     """The payment channel cannot pay for this job, or the provider does not serve it."""
+
+
+class RiskCapReached(Unfunded):
+    """Our own user's cap on the money at risk forbids it: wait for running jobs, or raise the cap."""
+
+    code = "risk_cap"
 
 
 class JobFailed(ProviderGone):

@@ -89,6 +89,9 @@ PAY_EARLY_DIVISOR = 4
 """A client pays when more than a quarter of the credit window is unpaid: a voucher has three quarters of a window's
 time to arrive before the provider would have to pause."""
 
+CREDIT_RETRY_MS = 2000
+"""When to ask again a provider whose user allows no more credit at one time: jobs and their vouchers take seconds."""
+
 WRITTEN_OFF_PAID_DIVISOR = 16
 """Unprovable work narrows the credit window, except for this share (a sixteenth) of what the channel has paid: an
 honest client's cut connections cost less than that, and a client that never pays gets one window in all."""

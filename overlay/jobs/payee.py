@@ -19,6 +19,7 @@ from compute.usage import NO_USAGE, Prices, Usage
 from overlay.jobs.effects import Effects
 from overlay.jobs.errors import ErrorCode, Refused
 from overlay.jobs.limits import (
+    CREDIT_RETRY_MS,
     MAX_CLAIMS,
     MAX_RECEIPTS_PER_MESSAGE,
     MAX_UNSIGNED_RECEIPTS,
@@ -28,7 +29,16 @@ from overlay.jobs.messages import Ack, Claim, Hello, Pay, PaymentMessage, Ready,
 from overlay.jobs.metering import JobMeter, least
 from overlay.jobs.payer import VerifyVoucher
 from overlay.jobs.receipt import Receipt, SignedReceipt, countersigned_by, sign_receipt
-from overlay.settlement.ledger import Budget, ChainHead, ChannelAccount, ChannelRecord, Hold, OverLimit, VoucherRecord
+from overlay.settlement.ledger import (
+    Budget,
+    ChainHead,
+    ChannelAccount,
+    ChannelRecord,
+    CreditLine,
+    Hold,
+    OverLimit,
+    VoucherRecord,
+)
 from transport.identity import Identity
 
 PricesOf = Callable[[bytes], Prices | None]
@@ -72,8 +82,10 @@ class PayeeChannel:
         verify_voucher: VerifyVoucher,
         prices_of: PricesOf,
         fresh_job_id: Callable[[], bytes],
+        credit: CreditLine | None = None,
     ) -> None:
         self.channel = record.channel
+        self._credit = credit or CreditLine()
         self.client = record.peer
         self.state = ChannelState.NEW
         self.signed_head = signed_head
@@ -128,6 +140,13 @@ class PayeeChannel:
         except OverLimit as error:
             code = ErrorCode.AGREEMENT_EXHAUSTED if error.what == budget.what else ErrorCode.CHANNEL_EXHAUSTED
             raise Refused(code, str(error)) from error
+        limit = self._credit.limit_nanoton
+        if not self._take_credit(window_nanoton if limit is None else min(limit, window_nanoton)):
+            hold.close()
+            raise Refused(
+                ErrorCode.BUSY, "this provider gives no more credit now: others, or other channels of yours, have it",
+                retry_after_ms=CREDIT_RETRY_MS,
+            )  # fmt: skip
         job = self._running[job_id] = PayeeJob(job_id, agreement_id, prices, window_nanoton, hold)
         return job
 
@@ -140,6 +159,8 @@ class PayeeChannel:
         """The credit window less what had to be written off, of which a share of what was paid is forgiven: whoever
         does not pay gets one window in all, however often he forgets what he owes."""
         forgiven = self.account.promised_nanoton // WRITTEN_OFF_PAID_DIVISOR
+        if self._credit.limit_nanoton is not None:
+            window_nanoton = min(window_nanoton, self._credit.limit_nanoton)
         return window_nanoton - max(0, self.written_off_nanoton - forgiven)
 
     def covered(self, job: PayeeJob) -> bool:
@@ -152,6 +173,8 @@ class PayeeChannel:
 
         Raises :class:`Refused` (``max_amount``) when the next event would cost more than the job's maximum; what was
         charged before stands."""
+        if not self.is_running(job):
+            raise Refused(ErrorCode.CHANNEL_REFUSED, "the job was given up")
         if self._within_credit(job, job.meter.cost_with(events)):
             job.hold.apply(job.meter.add(events))
             return len(events)
@@ -161,8 +184,12 @@ class PayeeChannel:
                 if number:
                     return number
                 raise Refused(ErrorCode.MAX_AMOUNT, "the job reached the most that it may cost")
-            if self.account.unpaid_nanoton and not self._within_credit(job, cost):
-                return number
+            if not self._within_credit(job, cost):
+                if self.account.unpaid_nanoton or number:
+                    return number
+                # Dearer than the window, and nothing is unpaid: it may go if the user's caps have room for it.
+                if not self._take_credit(cost - job.hold.applied_nanoton):
+                    raise Refused(ErrorCode.MAX_AMOUNT, "one result costs more than this provider gives credit for now")
             job.hold.apply(job.meter.add((event,)))
         return len(events)
 
@@ -180,6 +207,7 @@ class PayeeChannel:
         del self._running[job.job_id]
         usage = job.meter.usage()
         job.hold.close()
+        self._count_credit()
         if not usage:
             return None
         return self._issue(job.job_id, job.agreement_id, usage, job.hold.applied_nanoton)
@@ -195,9 +223,11 @@ class PayeeChannel:
             return
         del self._running[job.job_id]
         if job.hold.applied_nanoton:
+            job.hold.give_back()
             self._lost[job.job_id] = job
         else:
             job.hold.close()
+        self._count_credit()
 
     def lose_all(self) -> None:
         """The tunnel is gone, and every running job with it."""
@@ -207,6 +237,22 @@ class PayeeChannel:
     def stop(self) -> None:
         """Serve nothing more on this channel until all is paid, or until the next hello."""
         self.state = ChannelState.STOPPED
+
+    def parted(self) -> None:
+        """The client is not connected any more, and its jobs are over."""
+        self._credit.keep(self.account.unpaid_nanoton, connected=False)
+
+    def _take_credit(self, nanoton: int) -> bool:
+        try:
+            self._credit.want(nanoton)
+        except OverLimit:
+            return False
+        return True
+
+    def _count_credit(self) -> None:
+        """Count against the caps what is unpaid, once no job runs that may add to it."""
+        if not self._running:
+            self._credit.keep(self.account.unpaid_nanoton, connected=True)
 
     def _issue(self, job_id: bytes, agreement_id: bytes, usage: Usage, amount: int) -> SignedReceipt:
         receipt = Receipt(
@@ -257,6 +303,7 @@ class PayeeChannel:
             self._voucher = effects.voucher
             if self.state is ChannelState.STOPPED and not self.account.unpaid_nanoton:
                 self.state = ChannelState.READY
+            self._count_credit()
 
     def _checked(self, sent: VoucherSent | None) -> VoucherRecord | None:
         """The record of a voucher that is higher than ours, ``None`` for one that is not news."""
@@ -398,6 +445,7 @@ class PayeeChannel:
             rest = promised - self.head.cumulative_nanoton
             issued.append(self._issue(self._fresh_job_id(), NO_AGREEMENT, NO_USAGE, rest))
         self.account.settle(self.head.cumulative_nanoton)
+        self._count_credit()
         written_off = max(0, owed - self.account.owed_nanoton)
         self.written_off_nanoton += written_off
         self.state = ChannelState.READY

@@ -15,15 +15,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from compute.tasks import Event, Request
+from compute.tasks import Request
 from compute.usage import Prices
 from overlay.jobs.effects import Effects
 from overlay.jobs.errors import ChannelUnusable, Overcharged, ProtocolError
-from overlay.jobs.limits import MAX_CLAIMS, MAX_OUT_OF_ORDER, PAY_EARLY_DIVISOR
+from overlay.jobs.limits import MAX_CLAIMS, MAX_OUT_OF_ORDER
 from overlay.jobs.messages import Claim, Hello, Pay, View, VoucherSent
-from overlay.jobs.metering import JobMeter, Plausibility
+from overlay.jobs.payer_job import PayerJob
 from overlay.jobs.receipt import SignedReceipt, countersign
-from overlay.settlement.ledger import Budget, ChainHead, ChannelAccount, ChannelRecord, Hold, OverLimit, VoucherRecord
+from overlay.settlement.ledger import (
+    Budget,
+    Cap,
+    ChainHead,
+    ChannelAccount,
+    ChannelRecord,
+    OverLimit,
+    VoucherRecord,
+)
 from transport.identity import Identity
 
 SignVoucher = Callable[[int, int], bytes]
@@ -31,51 +39,6 @@ SignVoucher = Callable[[int, int], bytes]
 
 VerifyVoucher = Callable[[int, int, bytes], bool]
 """(seq, cumulative nanoTON, signature) -> whether the payer of this channel made it."""
-
-
-class PayerJob:
-    """One job as the client counts it."""
-
-    def __init__(
-        self,
-        channel: PayerChannel,
-        job_id: bytes,
-        agreement_id: bytes,
-        prices: Prices,
-        window_nanoton: int,
-        request: Request,
-        hold: Hold,
-    ) -> None:
-        self.job_id = job_id
-        self.hold = hold
-        self.agreement_id = agreement_id
-        self.ended = False
-        self._channel = channel
-        self._meter = JobMeter(prices)
-        self._plausibility = Plausibility(request)
-        self._early = window_nanoton // PAY_EARLY_DIVISOR
-
-    @property
-    def meter(self) -> JobMeter:
-        """What came so far."""
-        return self._meter
-
-    def take(self, events: Sequence[Event]) -> bool:
-        """Count events that arrived; returns whether a payment is due.
-
-        Raises :class:`Overcharged` when the provider's counts are impossible or exceed what was set aside; the channel
-        is then disputed and nothing of these events is owed.
-        """
-        wrong = self._plausibility.check(events)
-        hold = self.hold
-        if wrong is None:
-            cost = self._meter.cost_with(events)
-            if not hold.fits(cost):
-                wrong = f"{cost} nanoTON for a job of at most {hold.maximum_nanoton}"
-        if wrong is not None:
-            raise self._channel.overcharged(wrong)
-        hold.apply(self._meter.add(events))
-        return self._channel.pay_beyond(self._early)
 
 
 class PayerChannel:
@@ -90,8 +53,10 @@ class PayerChannel:
         identity: Identity,
         sign_voucher: SignVoucher,
         verify_voucher: VerifyVoucher,
+        caps: Sequence[Cap] = (),
     ) -> None:
         self.channel = record.channel
+        self.caps = tuple(caps)
         self.provider = record.peer
         self.record = record
         self.account = ChannelAccount(
@@ -101,12 +66,17 @@ class PayerChannel:
         )
         self.head = head
         self.disputed: str | None = None
+        self.session: object = None
+        """The payment stream that this machine runs on now."""
+        self.unwritten: list[Effects] = []
+        """What was decided and is not known to be on the disk; writing it twice does no harm."""
         self._identity = identity
         self._sign_voucher = sign_voucher
         self._verify_voucher = verify_voucher
         self._voucher = voucher
         self._seq = 0 if voucher is None else voucher.seq
-        self._handshake_hash = b""
+        self.handshake_hash = b""
+        """Names the tunnel that the channel was begun on last."""
         self._jobs: dict[bytes, PayerJob] = {}
         self._arrived: dict[int, SignedReceipt] = {}
         self._accepted: list[SignedReceipt] = []
@@ -140,16 +110,23 @@ class PayerChannel:
     ) -> PayerJob:
         """Set ``maximum_nanoton`` aside, in the channel and in the agreement's ``budget``, and begin to count a job.
 
-        Raises :class:`~overlay.settlement.ledger.OverLimit` when it does not fit, :class:`ChannelUnusable` when the
-        channel is disputed or has too many jobs that were lost."""
+        Raises :class:`~overlay.settlement.ledger.OverLimit` when it does not fit there or exceeds a cap of the user's,
+        :class:`ChannelUnusable` when the channel is disputed or has too many jobs that were lost."""
         if self.disputed is not None:
             raise ChannelUnusable(f"this channel is in dispute with its provider ({self.disputed}); open another one")
         if len(self._claims) >= MAX_CLAIMS:
             raise ChannelUnusable("too many jobs of this channel were lost and not settled by the provider yet")
         if job_id in self._jobs:
             raise ValueError("two jobs of one channel have the same id")
-        hold = self.account.reserve(maximum_nanoton, budget)
-        job = self._jobs[job_id] = PayerJob(self, job_id, agreement_id, prices, window_nanoton, request, hold)
+        stake = self.caps[0].reserve(maximum_nanoton, *self.caps[1:]) if self.caps else None
+        try:
+            hold = self.account.reserve(maximum_nanoton, budget)
+        except OverLimit:
+            if stake is not None:
+                stake.close()
+            raise
+        job = PayerJob(self, job_id, agreement_id, prices, window_nanoton, request, hold, stake)
+        self._jobs[job_id] = job
         return job
 
     def refused(self, job: PayerJob) -> None:
@@ -157,20 +134,29 @@ class PayerChannel:
         if job.meter.usage():
             self.lost(job)
         elif self._jobs.pop(job.job_id, None) is not None:
-            job.hold.close()
+            self._claims.pop(job.job_id, None)  # the tunnel may have broken before the refusal was read
+            job.close(0)
 
     def lost(self, job: PayerJob) -> None:
-        """The job ended without a receipt: claim what came of it. Calling it again changes nothing."""
+        """The job ended without a receipt, and nobody reads its stream any more: claim what came of it. Calling it
+        again changes nothing."""
+        self._lose(job)
+        job.over()
+
+    def lose_all(self) -> None:
+        """The tunnel is gone, and every running job with it; whoever reads one may still find its receipt."""
+        for job in list(self._jobs.values()):
+            if job.ended:
+                job.over()  # its receipt came, and waited for an earlier one that now comes no more
+            else:
+                self._lose(job)
+
+    def _lose(self, job: PayerJob) -> None:
         if job.ended or job.job_id not in self._jobs:
             return
         job.ended = True
         self._claims[job.job_id] = Claim(job.job_id, job.agreement_id, job.meter.usage())
         self._due = True
-
-    def lose_all(self) -> None:
-        """The tunnel is gone, and every running job with it."""
-        for job in list(self._jobs.values()):
-            self.lost(job)
 
     def pay_beyond(self, nanoton: int) -> bool:
         """Note, and return, whether more than ``nanoton`` is unpaid."""
@@ -190,9 +176,12 @@ class PayerChannel:
     # -- receipts ----------------------------------------------------------------------------------------------------
 
     def job_receipt(self, job: PayerJob, signed: SignedReceipt) -> None:
-        """The receipt that ended a job's stream. Raises :class:`Overcharged`."""
+        """The receipt that ended a job's stream; void when the channel has begun anew since. Raises
+        :class:`Overcharged`."""
         if signed.receipt.job_id != job.job_id:
             raise self.overcharged("a job's stream ended with the receipt of another")
+        if job.void:
+            return
         job.ended = True
         self._claims.pop(job.job_id, None)
         self.receipt(signed)
@@ -226,7 +215,7 @@ class PayerChannel:
         else:
             del self._jobs[receipt.job_id]
             self._claims.pop(receipt.job_id, None)
-            job.hold.close(receipt.amount_nanoton)
+            job.close(receipt.amount_nanoton)
         self.head = ChainHead(receipt.index, signed.hash, receipt.cumulative_nanoton)
         self._accepted.append(signed)
         self._due = True
@@ -237,7 +226,7 @@ class PayerChannel:
             return "it does not continue this channel's chain"
         if receipt.cumulative_nanoton != self.head.cumulative_nanoton + receipt.amount_nanoton:
             return "its sum is not the sum of the receipts"
-        if receipt.handshake_hash != self._handshake_hash:
+        if receipt.handshake_hash != self.handshake_hash:
             return "it names another tunnel"
         if not signed.signed_by(self.provider):
             return "the provider did not sign it"
@@ -269,9 +258,14 @@ class PayerChannel:
 
     def payment(self) -> Effects | None:
         """The payment that is due now, or ``None``: what to write, then to send. A higher voucher covers everything
-        counted so far; one signature accepts the receipts that are new."""
+        counted so far; one signature accepts the receipts that are new.
+
+        Raises :class:`~overlay.settlement.ledger.OverLimit`, and nothing is signed, should more be open than a cap of
+        the user's allows: jobs are held to it when they start, so only a cap that sank since can make that so."""
         if self.disputed is not None or not (self._due or self._accepted):
             return None
+        for cap in self.caps:
+            cap.check()
         self._due = False
         record = None
         owed = self.account.owed_nanoton
@@ -305,7 +299,7 @@ class PayerChannel:
     def _forget(self, job_id: bytes) -> None:
         self._claimed.discard(job_id)
         if self._claims.pop(job_id, None) is not None:
-            self._jobs.pop(job_id).hold.close(0)
+            self._jobs.pop(job_id).close(0)
 
     # -- the start of a payment stream -------------------------------------------------------------------------------
 
@@ -318,9 +312,10 @@ class PayerChannel:
             # Also those whose receipt had come and waited for another: it is void, the claim takes its place.
             claim = Claim(job.job_id, job.agreement_id, job.meter.usage())
             self._claims.setdefault(job.job_id, claim)
+            job.over()
         self._claimed.clear()
         self._unanswered.clear()
-        self._handshake_hash = handshake_hash
+        self.handshake_hash = handshake_hash
         return Hello(
             channel_ref,
             self.channel,

@@ -37,7 +37,7 @@ from overlay.jobs.messages import AgreementSent, Hello, Message, NeedAgreement, 
 from overlay.jobs.payer import VerifyVoucher
 from overlay.jobs.serving import Serving, Submit
 from overlay.market import Agreement
-from overlay.settlement.ledger import ChannelRecord, GroupCommit, LedgerError
+from overlay.settlement.ledger import ChannelAccount, ChannelRecord, GroupCommit, LedgerError, RiskBook
 from transport.identity import Identity
 from transport.tunnel import ResetCode, TunnelError
 from transport.wire import WireError
@@ -62,8 +62,8 @@ class JobServer:
     """Serves jobs to clients over their tunnels.
 
     ``submit`` runs a request; ``verifier`` makes the check of a channel's vouchers from its record; ``now_ms`` is the
-    wall clock; ``random_bytes`` makes ids. ``find_channel`` defaults to the ledger. ``on_job`` is told of each job that
-    has ended; it must be quick and must not raise.
+    wall clock; ``random_bytes`` makes ids. ``find_channel`` defaults to the ledger. ``risk`` has the user's caps on
+    credit. ``on_job`` is told of each job that has ended; it must be quick and must not raise.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class JobServer:
         now_ms: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         find_channel: FindChannel | None = None,
+        risk: RiskBook | None = None,
         on_job: Callable[[JobReport], None] = lambda _report: None,
     ) -> None:
         self.identity = identity
@@ -85,6 +86,7 @@ class JobServer:
         self.now_ms = now_ms
         self.on_job = on_job
         self.pending_bytes = 0
+        self.risk = risk
         self._verifier = verifier
         self._random_bytes = random_bytes
         self._find_channel = find_channel or self._in_ledger
@@ -105,6 +107,8 @@ class JobServer:
             await session.run()
         except* (WireError, ProtocolError) as group:
             await tunnel.aclose(f"protocol error: {_first(group)}"[:200])
+        except* LedgerError:
+            await tunnel.aclose("the provider cannot write its books now")
         except* TunnelError:
             pass  # the tunnel is gone, and with it the session
 
@@ -146,11 +150,16 @@ class JobServer:
                     verify_voucher=self._verifier(record),
                     book=self.book,
                     fresh_job_id=lambda: self._random_bytes(JOB_ID_BYTES),
+                    risk=self.risk,
                 )
                 channel = ChannelServer(payee, self.ledger, self.book, lambda: self.now_ms() // 1000)
                 self._channels[name] = channel
             channel.payee.top_up(record.deposit_nanoton)
             return channel
+
+    def accounts(self) -> dict[str, ChannelAccount]:
+        """The channels in memory, as they stand now: what the ledger has, and what running jobs add to it."""
+        return {name: channel.payee.account for name, channel in self._channels.items()}
 
     async def deposit_grew(self, name: str, deposit_nanoton: int) -> None:
         """The channel holds ``deposit_nanoton`` in all now: its client topped it up."""

@@ -59,10 +59,10 @@ class Serving:
         """Serve the job to its end and end its stream. Only trouble of the tunnel and faults of ours come out."""
         channel, job = self._channel, self._job
         channel.jobs[job.job_id] = self._running
-        channel.reserve(job)
         failure: Refused | None = None
         complete = False
         try:
+            channel.reserve(job)
             with self._running.scope:
                 complete = await self._work(submit, request)
         except Refused as error:

@@ -326,7 +326,7 @@ class ClientNode:
 
     async def list_channels(self, _arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel list`."""
-        return await views.channels(self.ledger)
+        return await views.channels(self.ledger, self.links.accounts())
 
     # ---- who is there ----
 
@@ -340,6 +340,7 @@ class ClientNode:
             "network": self.chain.network,
             "peers": len(self.host.peers()),
             "tunnels": views.tunnels(self.links.tunnels()),
+            "money": await views.money(self.ledger, Role.PAYER, self.links.accounts(), self.links.risk),
             "discovery": self.discovery.state(),
         }
 
@@ -392,7 +393,7 @@ async def open_client(
         endpoint = TunnelEndpoint.of(identity, subnet=subnet.id, psk=subnet.tunnel_psk)
         links = Links(
             identity, endpoint, chain, ledger, AgreementBook(ledger), desk, directory, host, nursery, log,
-            lambda: int(time.time()), os.urandom,
+            lambda: int(time.time()), os.urandom, views.spend_caps(config.risk),
         )  # fmt: skip
         payer = Payer(address=chain.account.address, key=chain.channel_key)
         buyer = Buyer(identity, subnet.id, payer, chain.client.network_id)

@@ -20,7 +20,7 @@ from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, 
 from overlay.market import AgreementBody
 from overlay.node.reaching import reach
 from overlay.settlement import ChannelTerms, Voucher
-from overlay.settlement.ledger import ChannelRecord, GroupCommit
+from overlay.settlement.ledger import ChannelAccount, ChannelRecord, GroupCommit, RiskBook
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelStats
@@ -63,6 +63,7 @@ class Links:
     log: EventLog
     now_s: Callable[[], int]
     random_bytes: Callable[[int], bytes]
+    risk: RiskBook | None = None
     _links: dict[PeerId, Link] = field(default_factory=dict)
     _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
     _machines: dict[str, PayerChannel] = field(default_factory=dict)
@@ -101,6 +102,10 @@ class Links:
     def tunnels(self) -> list[TunnelStats]:
         """What the tunnels in use have done so far."""
         return [link.tunnel.stats() for link in self._links.values() if link.works]
+
+    def accounts(self) -> dict[str, ChannelAccount]:
+        """The channels in memory, as they stand now: what the ledger has, and what running jobs add to it."""
+        return {name: machine.account for name, machine in self._machines.items()}
 
     async def settle_up(self) -> None:
         """Pay every provider what is owed, to the last nanoTON: before leaving."""
@@ -172,8 +177,9 @@ class Links:
                 return voucher(seq, amount_nanoton).verify(terms.payer_key, signature)
 
             machine = await load_payer_channel(
-                self.ledger, record.channel, identity=self.identity, sign_voucher=sign, verify_voucher=verify
-            )
+                self.ledger, record.channel, identity=self.identity, sign_voucher=sign, verify_voucher=verify,
+                risk=self.risk,
+            )  # fmt: skip
             self._machines[record.channel] = machine
         return machine
 

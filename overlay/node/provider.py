@@ -56,7 +56,7 @@ from overlay.node.reachability import Reachability
 from overlay.node.reaching import carry_tunnels
 from overlay.node.upkeep import JobTally, clean_ledger, settle_memory
 from overlay.settlement import ChannelTerms, Voucher
-from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
+from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
 from transport.host import HostError, HostEvent, Libp2pHost, RelayLimits
@@ -219,7 +219,7 @@ class ProviderNode:
             "peers": len(self.host.peers()),
             "tunnels": views.tunnels(tunnel.stats() for tunnel in self.listener.tunnels),
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
-            "money": await views.earnings(self.ledger),
+            "money": await views.money(self.ledger, Role.PAYEE, self.jobs.accounts(), self.jobs.risk),
             "discovery": self.discovery.state(),
         }
 
@@ -237,7 +237,7 @@ class ProviderNode:
 
     async def list_channels(self, _arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel list --as node`."""
-        return await views.channels(self.ledger)
+        return await views.channels(self.ledger, self.jobs.accounts())
 
     async def settle(self, arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel settle --as node`: claim what is unclaimed."""
@@ -325,7 +325,8 @@ async def open_provider(
         tally = JobTally(log)
         jobs = JobServer(
             identity=identity, ledger=ledger, submit=scheduler.submit, verifier=_verifier,
-            now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom, on_job=tally.add,
+            now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom, risk=views.credit_caps(config.risk),
+            on_job=tally.add,
         )  # fmt: skip
         desk = channels.PayeeDesk(
             chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, config.ton.settle_at_nanoton
@@ -333,7 +334,7 @@ async def open_provider(
         host.set_handler(channels.channel_protocol(subnet.id), desk.handle)
         terms = PaymentTerms(
             chain.account.address, chain.channel_key, chain.client.network_id, MIN_DEPOSIT_NANOTON,
-            config.ton.credit_window_nanoton,
+            views.credit_window(config),
         )  # fmt: skip
 
         async def store(agreement: Agreement) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from compute.engines.base import Capability
@@ -12,14 +13,23 @@ from compute.tasks import Task
 from dht import Offer
 from overlay.chain import Chain
 from overlay.channels.payee import Held
-from overlay.config import Config
+from overlay.config import Config, RiskSection
 from overlay.errors import InvalidRequest
 from overlay.events import prices_text, ton
 from overlay.market import Tier
 from overlay.node.discovery import Discovery
 from overlay.settlement import ChannelTerms
 from overlay.settlement.chain import TxResult
-from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, Store
+from overlay.settlement.ledger import (
+    ChannelAccount,
+    ChannelRecord,
+    ChannelStatus,
+    GroupCommit,
+    RiskBook,
+    RiskLimits,
+    Role,
+    Store,
+)
 from transport.tunnel import TunnelStats
 
 _WILDCARDS = {"/ip4/0.0.0.0/": ("ip4", "dns4", "dns"), "/ip6/::/": ("ip6", "dns6", "dns")}
@@ -120,33 +130,76 @@ async def wallet(chain: Chain) -> dict[str, Any]:
     }
 
 
-async def earnings(ledger: GroupCommit) -> dict[str, int]:
-    """A provider's sums over all its channels, in nanoTON."""
-
-    def read(store: Store) -> dict[str, int]:
-        sums = [store.at_risk(record.channel) for record in store.channels(role=Role.PAYEE)]
-        return {
-            "earned_nanoton": sum(s.promised_nanoton for s in sums),
-            "claimed_nanoton": sum(s.paid_nanoton for s in sums),
-            "at_risk_nanoton": sum(s.unpaid_nanoton for s in sums),
-        }
-
-    return await ledger.run(read)
+def spend_caps(section: RiskSection) -> RiskBook:
+    """A client's caps on what its running jobs may cost."""
+    limits = RiskLimits(section.spend_per_channel_nanoton, section.spend_per_peer_nanoton, section.spend_nanoton)
+    return RiskBook(
+        limits, ("risk.spend_per_channel_nanoton", "risk.spend_per_peer_nanoton", "risk.spend_nanoton")
+    )  # fmt: skip
 
 
-async def channels(ledger: GroupCommit) -> list[dict[str, Any]]:
-    """Every channel of the ledger, newest first."""
-    return await ledger.run(channel_rows)
+def credit_caps(section: RiskSection) -> RiskBook:
+    """A provider's caps on what it serves before a voucher covers it."""
+    limits = RiskLimits(section.credit_per_channel_nanoton, section.credit_per_peer_nanoton, section.credit_nanoton)
+    return RiskBook(
+        limits, ("risk.credit_per_channel_nanoton", "risk.credit_per_peer_nanoton", "risk.credit_nanoton")
+    )  # fmt: skip
 
 
-def channel_rows(store: Store) -> list[dict[str, Any]]:
+def credit_window(config: Config) -> int:
+    """The credit window that a provider offers, in nanoTON: as configured, unless a cap is narrower."""
+    risk = config.risk
+    caps = (risk.credit_per_channel_nanoton, risk.credit_per_peer_nanoton, risk.credit_nanoton)
+    return min([config.ton.credit_window_nanoton, *(cap for cap in caps if cap)])
+
+
+async def money(
+    ledger: GroupCommit, role: Role, live: Mapping[str, ChannelAccount], risk: RiskBook | None
+) -> dict[str, Any]:
+    """A node's sums over all its channels as they stand now, in nanoTON (docs/commands/node.md has their meaning).
+
+    ``live`` are the channels in use: their running jobs are in no ledger yet."""
+    rows = [row for row in await channels(ledger, live) if row["role"] == role.value]
+    open_rows = [row for row in rows if row["status"] != ChannelStatus.CLOSED.value]
+
+    def total(name: str, of: Sequence[Mapping[str, Any]] = open_rows) -> int:
+        return sum(row[name] for row in of)
+
+    sums: dict[str, Any] = {
+        "reserved_nanoton": total("reserved_nanoton"),
+        "unpaid_nanoton": total("unpaid_nanoton"),
+        "prepaid_nanoton": total("prepaid_nanoton"),
+        "unclaimed_nanoton": total("unclaimed_nanoton"),
+        "at_risk_nanoton": total("at_risk_nanoton"),
+        "caps": RiskBook(RiskLimits(), ("", "", "")).to_json() if risk is None else risk.to_json(),
+    }
+    promised = total("voucher_nanoton", rows)
+    if role is Role.PAYEE:
+        return {"earned_nanoton": promised, "claimed_nanoton": total("paid_nanoton", rows), **sums}
+    locked = total("deposit_nanoton") - total("voucher_nanoton")
+    return {"spent_nanoton": promised, "locked_nanoton": locked, **sums}
+
+
+async def channels(ledger: GroupCommit, live: Mapping[str, ChannelAccount]) -> list[dict[str, Any]]:
+    """Every channel of the ledger, newest first, as it stands now: ``live`` are those in use."""
+    return await ledger.run(lambda store: channel_rows(store, live))
+
+
+def channel_rows(store: Store, live: Mapping[str, ChannelAccount] | None = None) -> list[dict[str, Any]]:
     """The same, from an open store."""
-    return [_channel(store, record) for record in store.channels()]
+    live = live or {}
+    return [_channel(store, record, live.get(record.channel)) for record in store.channels()]
 
 
-def _channel(store: Store, record: ChannelRecord) -> dict[str, Any]:
+def _channel(store: Store, record: ChannelRecord, live: ChannelAccount | None) -> dict[str, Any]:
     sums = store.at_risk(record.channel)
+    if live is not None:
+        sums = replace(
+            sums, owed_nanoton=live.owed_nanoton, promised_nanoton=live.promised_nanoton,
+            reserved_nanoton=live.reserved_nanoton,
+        )  # fmt: skip
     expiry = ChannelTerms.from_bytes(record.terms).expiry_s
+    over = record.status is ChannelStatus.CLOSED
     at_risk = sums.unpaid_nanoton if record.role is Role.PAYEE else sums.prepaid_nanoton
     return {
         "channel": record.channel,
@@ -154,10 +207,16 @@ def _channel(store: Store, record: ChannelRecord) -> dict[str, Any]:
         "peer": record.peer,
         "status": record.status.value,
         "deposit_nanoton": record.deposit_nanoton,
+        "reserved_nanoton": 0 if over else sums.reserved_nanoton,
         "owed_nanoton": sums.owed_nanoton,
         "voucher_nanoton": sums.promised_nanoton,
+        "unpaid_nanoton": sums.unpaid_nanoton,
+        "prepaid_nanoton": sums.prepaid_nanoton,
         "paid_nanoton": record.paid_nanoton,
-        "at_risk_nanoton": at_risk,
+        "unclaimed_nanoton": 0 if over else sums.unclaimed_nanoton,
+        "written_off_nanoton": sums.written_off_nanoton,
+        "at_risk_nanoton": 0 if over else at_risk,
+        "live": live is not None,
         "expires": time.strftime("%Y-%m-%d %H:%M", time.localtime(expiry)),
         "expires_at": expiry,
     }

@@ -20,17 +20,20 @@ from overlay.settlement.ledger.records import (
     Role,
     VoucherRecord,
 )
+from overlay.settlement.ledger.risk import Cap, CreditLine, RiskBook, RiskLimits
 from overlay.settlement.ledger.store import Store
 
 __all__ = [
     "GENESIS_HASH",
     "AgreementRecord",
     "Budget",
+    "Cap",
     "ChainHead",
     "ChannelAccount",
     "ChannelEvent",
     "ChannelRecord",
     "ChannelStatus",
+    "CreditLine",
     "GroupCommit",
     "Hold",
     "LedgerBusy",
@@ -42,6 +45,8 @@ __all__ = [
     "OverLimit",
     "ReceiptRecord",
     "Reservation",
+    "RiskBook",
+    "RiskLimits",
     "Role",
     "Store",
     "VoucherRecord",

@@ -74,6 +74,9 @@ class Budget:
         assert self._reserved >= 0
         assert self._spent >= 0
 
+    def _closed(self, spent: int) -> None:
+        """A hold that had spent this much is closed: in a budget, spent stays spent."""
+
 
 class Hold:
     """Money set aside for one job, in one or several budgets.
@@ -110,6 +113,13 @@ class Hold:
         self.applied_nanoton = total_nanoton
         return added
 
+    def give_back(self) -> None:
+        """Nothing will be added any more: give back what was not applied. The sum may still be corrected by closing."""
+        if not self.closed:
+            for budget in self._budgets:
+                budget._move(self.maximum_nanoton - self.applied_nanoton, 0)
+            self.maximum_nanoton = self.applied_nanoton
+
     def close(self, total_nanoton: int | None = None) -> None:
         """End the hold and give back the rest. With ``total_nanoton``, at most what was applied, the job's cost is
         corrected to it first. Closing again changes nothing."""
@@ -120,6 +130,7 @@ class Hold:
             raise LedgerConflict(f"a job is closed at no more than its cost so far: {final} > {self.applied_nanoton}")
         for budget in self._budgets:
             budget._move(self.maximum_nanoton - self.applied_nanoton, final - self.applied_nanoton)
+            budget._closed(final)
         self.applied_nanoton = final
         self.closed = True
 

@@ -252,17 +252,23 @@ class Store:
     # -- receipts ----------------------------------------------------------------------------------------------------
 
     def append_receipt(self, record: ReceiptRecord) -> None:
-        """Add the next link. Raises :class:`LedgerConflict` when it does not continue the chain or exceeds the deposit.
-        Ends the job's reservation."""
+        """Add the next link. Adding the same again changes nothing: whoever was cancelled while he wrote writes again.
+        Raises :class:`LedgerConflict` when it does not continue the chain or exceeds the deposit. Ends the job's
+        reservation."""
         channel = self._id(record.channel)
-        self._write(
-            _INSERT_RECEIPT,
-            (
-                channel, record.index, record.job_id, record.agreement_id, _sum(record.amount_nanoton),
-                _sum(record.cumulative_nanoton), record.hash, record.prev_hash, _blob(record.body),
-                record.provider_signature, record.client_signature,
-            ),
-        )  # fmt: skip
+        try:
+            self._write(
+                _INSERT_RECEIPT,
+                (
+                    channel, record.index, record.job_id, record.agreement_id, _sum(record.amount_nanoton),
+                    _sum(record.cumulative_nanoton), record.hash, record.prev_hash, _blob(record.body),
+                    record.provider_signature, record.client_signature,
+                ),
+            )  # fmt: skip
+        except LedgerConflict:
+            known = self._receipt(record.channel, record.index)
+            if known is None or known.hash != record.hash:
+                raise
         self._write("DELETE FROM reservations WHERE channel = ? AND job = ?", (channel, record.job_id))
 
     def countersign(self, channel: str, index: int, signature: bytes) -> None:
@@ -331,6 +337,11 @@ class Store:
             "SELECT job, maximum, made_at FROM reservations WHERE channel = ? LIMIT ?", (self._id(channel), MAX_LISTED)
         )
         return [Reservation(channel, *row) for row in rows]
+
+    def release_channel(self, channel: str) -> int:
+        """End every reservation of one channel: when its tunnel is gone, no job of it runs. Returns how many there
+        were."""
+        return self._write("DELETE FROM reservations WHERE channel = ?", (self._id(channel),))
 
     def release_all(self) -> int:
         """End every reservation: at start, when no job of this process can be running. Returns how many there were."""

@@ -157,6 +157,11 @@ class MemoryTunnel:
             raise TunnelClosed(self.closed or "") from None
 
     async def aclose(self, reason: str = "") -> None:
+        self.cut(reason)
+        await trio.lowlevel.checkpoint()
+
+    def cut(self, reason: str) -> None:
+        """What the network does when a process dies: both ends are gone at once, what has arrived can be read."""
         for side in (self, self.peer):
             if side.closed is None:
                 side.closed = reason
@@ -164,7 +169,6 @@ class MemoryTunnel:
                 for stream in side.streams:
                     stream.dead = stream.dead or TunnelClosed(reason)
                     stream._wake()
-        await trio.lowlevel.checkpoint()
 
 
 def tunnel_pair(client: Identity, provider: Identity, number: int = 1) -> tuple[MemoryTunnel, MemoryTunnel]:
@@ -181,6 +185,7 @@ class EchoEngine:
         self.gate: trio.MemoryReceiveChannel[int] | None = None
         self.fail_after: int | None = None
         self.batch = 1
+        self.lie = 0
         self.delay_s = 0.0
         self.served = 0
         self.instant = False
@@ -201,7 +206,7 @@ class EchoEngine:
         await trio.sleep(self.delay_s)
         yield [Started(Usage.of(Unit.PROMPT, prompt))]
         count = request.sampling.max_tokens or 1
-        tokens = [TextDelta(f" t{number}", Usage.of(Unit.COMPLETION, 1)) for number in range(count)]
+        tokens = [TextDelta(f" t{number}", Usage.of(Unit.COMPLETION, 1 + self.lie)) for number in range(count)]
         for start in range(0, count, self.batch):
             if self.gate is not None:
                 await self.gate.receive()

@@ -23,6 +23,8 @@ from overlay.settlement.ledger import (
     ChainHead,
     ChannelRecord,
     ChannelStatus,
+    RiskBook,
+    RiskLimits,
     Role,
     Store,
 )
@@ -49,12 +51,18 @@ def record(role: Role) -> ChannelRecord:
     return ChannelRecord(CHANNEL, role, peer, -3, b"t", DEPOSIT, ChannelStatus.OPEN, 0)
 
 
+def caps() -> RiskBook:
+    """Wide enough never to bind; what counts against them must be gone when all is over."""
+    return RiskBook(RiskLimits(10**6, 10**6, 10**6), ("channel", "peer", "all"))
+
+
 def load_payer(store: Store) -> PayerChannel:
     found = store.channel(CHANNEL)
     assert found is not None
     return PayerChannel(
-        found, store.head(CHANNEL), store.voucher(CHANNEL), identity=CLIENT, sign_voucher=sign, verify_voucher=check
-    )
+        found, store.head(CHANNEL), store.voucher(CHANNEL), identity=CLIENT, sign_voucher=sign, verify_voucher=check,
+        caps=caps().caps(CHANNEL, PROVIDER.peer_id),
+    )  # fmt: skip
 
 
 def load_payee(store: Store, ids: itertools.count[int]) -> PayeeChannel:
@@ -74,6 +82,7 @@ def load_payee(store: Store, ids: itertools.count[int]) -> PayeeChannel:
         verify_voucher=check,
         prices_of=lambda agreement_id: PRICES if agreement_id == AGREEMENT else None,
         fresh_job_id=lambda: (1 << 100 | next(ids)).to_bytes(16, "big"),
+        credit=caps().credit(CHANNEL, CLIENT.peer_id),
     )
 
 
@@ -278,6 +287,7 @@ class MoneyMachine(RuleBasedStateMachine):
             assert (ours.seq, ours.amount_nanoton) >= self.highest
             self.highest = (ours.seq, ours.amount_nanoton)
             assert ours.amount_nanoton <= pair.delivered, "no payment for what never came"
+        assert pair.payee._credit._held[0] >= (pair.payee.account.unpaid_nanoton if pair.payee.running else 0)
         # At most a window is at risk; a single event of 5 may top it when nothing was unpaid.
         assert pair.payee.account.unpaid_nanoton <= WINDOW + 5
 
@@ -298,6 +308,8 @@ class MoneyMachine(RuleBasedStateMachine):
         assert ends[0] == ends[1]
         assert ends[0][0].cumulative_nanoton == ends[0][1], "the vouchers pay exactly what the receipts say"
         assert pair.payee.account.reserved_nanoton == pair.payer.account.reserved_nanoton == 0
+        assert {cap.open_nanoton for cap in pair.payer.caps} == {0}
+        assert pair.payee._credit._held == [0, 0, 0]
         for store in pair.stores:
             store.close()
 

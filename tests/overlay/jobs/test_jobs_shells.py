@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 import trio
 import trio.testing
@@ -255,3 +257,117 @@ async def test_jobs_that_are_over_at_once_come_one_after_another(world, kit):
     jobs = [stream for stream in far.streams if not stream.dead][-20:]
     assert all(stream.sends == 1 for stream in jobs), "acceptance, events and receipt leave as one send"
     assert await sums(world, kit) == [(320, 320), (320, 320)]
+
+
+async def test_a_slow_reader_of_a_broken_tunnel_is_no_reason_for_a_dispute(world, kit):
+    """Its job was claimed and settled on the next tunnel; what the old stream still holds counts for nothing."""
+    agreement = world.agreement(credit_window_nanoton=5000)
+    await world.server.add_agreement(agreement)
+    payer = await world.payer()
+    near, _ = world.connect()
+    async with world.job_client(near) as first:
+        channel = await first.attach(payer)
+        async with first.run(agreement, channel, kit.chat("hello", 9)) as slow:
+            async for _ in slow:
+                break
+            await trio.testing.wait_all_tasks_blocked(0.05)  # events and receipt have arrived, and nobody reads them
+            near.cut("a cable was pulled")
+            other, _ = world.connect()
+            async with world.job_client(other) as second:
+                channel = await second.attach(payer)
+                await run_job(second, agreement, channel, kit.chat("hello", 3))
+                await channel.settled()
+                async for _ in slow:
+                    pass
+                await run_job(second, agreement, channel, kit.chat("hello", 3))
+                await channel.settled()
+    assert payer.disputed is None
+    assert payer.account.reserved_nanoton == 0
+    ours, theirs = await sums(world, kit)
+    assert ours == theirs
+    assert ours[0] == ours[1]
+
+
+async def test_what_could_not_be_written_leaves_on_no_later_tunnel_before_it_is_written(world, kit):
+    """The disk is full while a voucher is made; the machine lives on, and goes on when there is room again."""
+    agreement = world.agreement(credit_window_nanoton=5000)
+    await world.server.add_agreement(agreement)
+    payer = await world.payer()
+
+    def full(point: str) -> None:
+        if point == "written":
+            raise sqlite3.OperationalError("database or disk is full")
+
+    near, _ = world.connect()
+    async with world.job_client(near) as client:
+        channel = await client.attach(payer)
+        await run_job(client, agreement, channel, kit.chat("hello", 3))
+        await channel.settled()
+        world.client_ledger._store._fault = full
+        await run_job(client, agreement, channel, kit.chat("hello", 3))
+        await channel.settled()
+        assert isinstance(channel.broken, ChannelUnusable)
+        assert payer.account.promised_nanoton == 32
+        near, _ = world.connect()
+        async with world.job_client(near) as again:
+            with pytest.raises(ChannelUnusable, match="disk is full"):
+                await again.attach(payer)
+        assert await world.provider_ledger.run(lambda store: store.voucher(kit.CHANNEL).amount_nanoton) == 16
+        world.client_ledger._store._fault = lambda point: None
+        near, _ = world.connect()
+        async with world.job_client(near) as again:
+            channel = await again.attach(payer)
+            await run_job(again, agreement, channel, kit.chat("hello", 3))
+            await channel.settled()
+    assert await sums(world, kit) == [(48, 48), (48, 48)]
+
+
+async def test_nothing_stays_reserved_by_a_job_that_was_left_as_its_tunnel_closed(world, kit):
+    agreement = world.agreement()
+    await world.server.add_agreement(agreement)
+    send, world.engine.gate = trio.open_memory_channel(100)
+    near, _ = world.connect()
+    async with world.job_client(near) as client:
+        channel = await client.attach(await world.payer())
+        send.send_nowait(1)
+        async with client.run(agreement, channel, kit.chat("hello", 64)) as run:
+            async for _ in run:
+                if run.usage.get(Unit.COMPLETION):
+                    break
+            await world.client_ledger.flush()
+            assert len(await world.client_ledger.run(lambda store: store.reservations(kit.CHANNEL))) == 1
+            near.cut("a cable was pulled")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+    for ledger in (world.client_ledger, world.provider_ledger):
+        await ledger.flush()
+        assert await ledger.run(lambda store: store.reservations(kit.CHANNEL)) == []
+    assert channel.payer.account.reserved_nanoton == 0
+
+
+async def test_a_provider_whose_disk_is_full_gives_no_credit_for_what_it_cannot_write_and_recovers(world, kit):
+    agreement = world.agreement(credit_window_nanoton=5000)
+    await world.server.add_agreement(agreement)
+    payer = await world.payer()
+
+    def full(point: str) -> None:
+        if point == "written":
+            raise sqlite3.OperationalError("database or disk is full")
+
+    near, far = world.connect()
+    async with world.job_client(near) as client:
+        channel = await client.attach(payer)
+        await run_job(client, agreement, channel, kit.chat("hello", 3))
+        await channel.settled()
+        world.provider_ledger._store._fault = full
+        await run_job(client, agreement, channel, kit.chat("hello", 3))
+        await channel.settled()
+        assert isinstance(channel.broken, ProviderGone)
+        assert "cannot write its books" in far.closed
+        world.provider_ledger._store._fault = lambda point: None
+        near, _ = world.connect()
+        async with world.job_client(near) as again:
+            channel = await again.attach(payer)
+            await run_job(again, agreement, channel, kit.chat("hello", 3))
+            await channel.settled()
+    assert payer.disputed is None
+    assert await sums(world, kit) == [(48, 48), (48, 48)]
