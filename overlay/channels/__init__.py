@@ -1,7 +1,20 @@
 """Who has which channel with whom: opened by the client, believed from the chain by the provider, ended by either."""
 
+from overlay.channels.guard import ChannelUse
+from overlay.channels.held import Held
 from overlay.channels.messages import channel_protocol
-from overlay.channels.payee import ChannelUse, PayeeDesk
-from overlay.channels.payer import Payee, PayerDesk, Settlement
+from overlay.channels.outcome import Settlement
+from overlay.channels.payee import PayeeDesk
+from overlay.channels.payer import Payee, PayerDesk
+from overlay.channels.settling import ClaimPolicy
 
-__all__ = ["ChannelUse", "Payee", "PayeeDesk", "PayerDesk", "Settlement", "channel_protocol"]
+__all__ = [
+    "ChannelUse",
+    "ClaimPolicy",
+    "Held",
+    "Payee",
+    "PayeeDesk",
+    "PayerDesk",
+    "Settlement",
+    "channel_protocol",
+]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,7 +160,9 @@ async def _as_payee(
         open_ledger(directory.ledger_path) as ledger,
     ):
         desk = PayeeDesk(chain, ledger, _Nobody(), log, time.time, MIN_DEPOSIT_NANOTON, 0)
-        done = await desk.claim(arguments.get("channel"), close=action == "exit")
+        if action == "exit":
+            return [views.ended(await desk.leave(arguments["channel"]))]
+        done = await desk.claim(arguments.get("channel"), close=False)
         return [views.claimed(held, result) for held, result in done]
 
 
@@ -176,8 +177,7 @@ async def _leave_as_payer(setup: Setup, directory: DataDir, observer: Observer, 
             chain, ledger, None, setup.subnet.id, log, time.time, secrets.randbelow, ton.deposit_nanoton,
             ton.channel_lifetime_s, ton.challenge_period_s,
         )  # fmt: skip
-        ended = await desk.leave(channel)
-        return [{**asdict(ended), "action": ended.action}]
+        return [views.ended(await desk.leave(channel))]
 
 
 async def _settle_as_payer(

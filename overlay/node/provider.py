@@ -243,8 +243,7 @@ class ProviderNode:
 
     async def leave(self, arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel exit --as node`: claim and close."""
-        done = await self.channels.claim(arguments.get("channel"), close=True)
-        return [views.claimed(held, result) for held, result in done]
+        return [views.ended(await self.channels.leave(str(arguments["channel"])))]
 
 
 async def run_provider(

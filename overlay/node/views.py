@@ -11,7 +11,7 @@ from compute.scheduler import Load
 from compute.tasks import Task
 from dht import Offer
 from overlay.chain import Chain
-from overlay.channels.payee import Held
+from overlay.channels import Held, Settlement
 from overlay.config import Config
 from overlay.errors import InvalidRequest
 from overlay.events import prices_text, ton
@@ -174,6 +174,24 @@ def claimed(held: Held, result: TxResult) -> dict[str, Any]:
         "fee_nanoton": result.fee_nanoton,
         "transaction": result.hash,
         "text": f"{ton(gained)}, transaction {result.hash}",
+    }
+
+
+def ended(settlement: Settlement) -> dict[str, Any]:
+    """How a channel ended, or how far leaving it has come."""
+    return {
+        "action": settlement.action,
+        "channel": settlement.channel,
+        "peer": settlement.peer,
+        "tx": settlement.transaction,
+        "transaction": settlement.transaction,
+        "paid_nanoton": settlement.paid_nanoton,
+        "refund_nanoton": settlement.refund_nanoton,
+        "gained_nanoton": settlement.gained_nanoton,
+        "fee_nanoton": settlement.fee_nanoton,
+        "done": settlement.done,
+        "next_at": settlement.next_at_s,
+        "text": settlement.text,
     }
 
 
