@@ -15,13 +15,12 @@ from typing import Protocol
 import trio
 
 from overlay.chain import Chain
+from overlay.channels.batch import affordable
 from overlay.channels.held import LIVE, Held, hold
 from overlay.channels.limits import (
-    CLAIM_ATTACHED_NANOTON,
     CLAIM_COST_BASE_NANOTON,
     CLAIM_COST_EACH_NANOTON,
     CLAIM_MARGIN_S,
-    CLAIM_RESERVE_NANOTON,
     CLOSE_MARGIN_S,
     CLOSING_INTERVAL_S,
     EXPIRY_MARGIN_S,
@@ -44,7 +43,6 @@ from overlay.settlement.ledger import (
     Role,
     Store,
 )
-from overlay.settlement.limits import MAX_TRANSFERS
 
 CLOSE_SIGNED = "close_signed"
 """The ledger's event of a close agreement that we signed; its detail is the latest time until which one is valid."""
@@ -218,7 +216,7 @@ class Guard:
         async with self._claiming:
             rest = await self._still_due(due)
             while rest:
-                count = min(MAX_TRANSFERS, len(rest), await self._affordable())
+                count = min(len(rest), await affordable(self.chain.account))
                 batch, rest = rest[:count], rest[count:]
                 done += await self._claim_batch(batch)
         return done
@@ -273,11 +271,6 @@ class Guard:
             if close or now.sums.unclaimed_nanoton > 0:
                 found.append((now, close))
         return found
-
-    async def _affordable(self) -> int:
-        """How many claims the wallet can send now; at least one is tried, so that the wallet says what it lacks."""
-        balance = await self.chain.account.balance_nanoton()
-        return max(1, (balance - CLAIM_RESERVE_NANOTON) // CLAIM_ATTACHED_NANOTON)
 
     async def _claim_batch(self, batch: Sequence[tuple[Held, bool]]) -> list[tuple[Held, TxResult]]:
         claims = []

@@ -58,6 +58,7 @@ from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
+from overlay.watchtower import LAST_HAND_OVER_S, Handover, parse_towers
 from transport.host import HostError, HostEvent, Libp2pHost
 from transport.host.interface import EventKind
 from transport.identity import Identity
@@ -171,6 +172,7 @@ class ProviderNode:
     log: EventLog
     started_at: float
     discovery: Discovery
+    handover: Handover
     crowded: bool = False
     """Whether it was told that not every offer is announced."""
 
@@ -217,6 +219,7 @@ class ProviderNode:
             "tunnels": views.tunnels(tunnel.stats() for tunnel in self.listener.tunnels),
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
             "money": await views.earnings(self.ledger),
+            "watchtowers": self.handover.state(),
             "discovery": self.discovery.state(),
         }
 
@@ -271,6 +274,8 @@ async def run_provider(
                     await node.directory.withdraw()
                     if not await node.jobs.drain(config.node.drain_timeout_s):
                         log.warning("drain_timeout", "some jobs did not end in time and are cut off")
+                    with trio.move_on_after(LAST_HAND_OVER_S):
+                        await node.handover.hand_over(0)
                     nursery.cancel_scope.cancel()
     log.info("stopped", "stopped; nothing is lost: claims can be made whenever the node runs again")
 
@@ -303,6 +308,7 @@ async def open_provider(
         enter = stack.enter_async_context
         # What the configuration has wrong is told before anything starts.
         made = make_engines(config, log) if engines is None else list(engines)
+        towers = parse_towers(config.watchtower.towers)
         chain = await enter(open_chain(config, data_dir, log, may_start_devnet=True))
         ledger = await enter(open_ledger(data_dir.ledger_path))
         scheduler = await enter(Scheduler.run(made, max_queue=config.node.queue_per_engine))
@@ -323,8 +329,15 @@ async def open_provider(
             identity=identity, ledger=ledger, submit=scheduler.submit, verifier=_verifier,
             now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom, on_job=tally.add,
         )  # fmt: skip
+        money = config.ton
+        policy = channels.ClaimPolicy(
+            money.settle_at_nanoton, money.unclaimed_cap_nanoton, money.claim_risk_ppm_per_day, money.claim_dust_nanoton
+        )
         desk = channels.PayeeDesk(
-            chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, config.ton.settle_at_nanoton
+            chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, money.settle_at_nanoton, policy
+        )
+        handover = Handover(
+            identity, subnet.id, host, towers, desk.claims.live, log, time.time, config.watchtower.hand_over_nanoton
         )
         host.set_handler(channels.channel_protocol(subnet.id), desk.handle)
         terms = PaymentTerms(
@@ -346,8 +359,9 @@ async def open_provider(
         )
         carry_tunnels(host, subnet.id, listener)
         node = ProviderNode(
-            identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery
-        )
+            identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery,
+            handover,
+        )  # fmt: skip
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(tally.run)
@@ -384,6 +398,8 @@ async def _start_tasks(node: ProviderNode, nursery: trio.Nursery, data_dir: Data
     await nursery.start(serve_control, data_dir.path, commands)
     nursery.start_soon(tell_host_events, node.host, node.log)
     nursery.start_soon(node.channels.guard)
+    if node.handover.towers:
+        nursery.start_soon(node.handover.run)
     rng = random.Random(os.urandom(8))  # noqa: S311 — a phase, no secret
 
     async def controllers() -> None:

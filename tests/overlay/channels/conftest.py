@@ -190,6 +190,18 @@ async def make_chain(net, client, money):
 
 
 @pytest.fixture
+def fresh_chain(net):
+    """Makes a wallet with money on the devnet: ``await fresh_chain(client, nanoton)``."""
+    return partial(make_chain, net)
+
+
+@pytest.fixture
+def stream_pair():
+    """Makes both ends of a stream between two peers."""
+    return pair
+
+
+@pytest.fixture
 async def two(net, tmp_path):
     """A funded client and a funded provider, with no channel yet."""
     async with AsyncExitStack() as stack:

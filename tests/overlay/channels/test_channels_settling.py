@@ -44,7 +44,7 @@ def test_no_deadline_and_no_cap_is_passed_and_no_dust_is_claimed(crowd, cost, po
     chosen = by_name(choose(NOW, crowd, cost, policy))
     for w in crowd:
         worth = w.unclaimed_nanoton > policy.dust_nanoton
-        if worth and (NOW >= w.deadline_s or w.unclaimed_nanoton >= policy.settle_at_nanoton):
+        if worth and (w.deadline_s <= NOW or w.unclaimed_nanoton >= policy.settle_at_nanoton):
             assert w.channel in chosen
         if not worth:
             assert w.channel not in chosen
