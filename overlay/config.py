@@ -114,6 +114,8 @@ class WatchtowerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Peer ids of the providers that a watchtower serves; `*` serves anybody."""
     allowance_nanoton: int = 200_000_000
     """What claims for one provider may cost a watchtower in 30 days."""
+    patience_s: int = 600
+    """How long a watchtower lets a provider claim by itself once a refund has started."""
 
 
 class UpstreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -339,6 +341,7 @@ def _check_ranges(config: Config) -> None:
         "ton.claim_dust_nanoton": config.ton.claim_dust_nanoton,
         "watchtower.hand_over_nanoton": config.watchtower.hand_over_nanoton,
         "watchtower.allowance_nanoton": config.watchtower.allowance_nanoton,
+        "watchtower.patience_s": config.watchtower.patience_s,
     }
     for name, value in never_negative.items():
         if value < 0:

@@ -77,7 +77,7 @@ class Guard:
     log: EventLog
     clock: Callable[[], float]
     policy: ClaimPolicy
-    cost: ClaimCost = ClaimCost(CLAIM_COST_BASE_NANOTON, CLAIM_COST_EACH_NANOTON)
+    cost: ClaimCost = field(default_factory=lambda: ClaimCost(CLAIM_COST_BASE_NANOTON, CLAIM_COST_EACH_NANOTON))
     _claiming: trio.Lock = field(default_factory=trio.Lock)
     _poke: trio.Event = field(default_factory=trio.Event)
     _exposures: Exposures = field(default_factory=Exposures.empty)
@@ -211,7 +211,8 @@ class Guard:
         return await self._claim(due)
 
     async def _claim(self, due: Sequence[tuple[Held, bool]]) -> list[tuple[Held, TxResult]]:
-        """Claim in as few messages of the wallet as its limit of 255 and its balance allow, the first of ``due`` first."""
+        """Claim in as few messages of the wallet as its limit of 255 and its balance allow, the first of ``due``
+        first."""
         done: list[tuple[Held, TxResult]] = []
         async with self._claiming:
             rest = await self._still_due(due)
@@ -402,7 +403,9 @@ def _set_status(store: Store, channel: str, status: ChannelStatus, now: int) -> 
 
 
 def _payout_total(body: object) -> int:
-    """``Payout``'s cumulative sum: op:uint32 queryId:uint64 seq:uint64 cumulative:coins (contract/channel.tolk)."""
+    """``Payout``'s cumulative sum (contract/channel.tolk): op:uint32 queryId:uint64 [seq:uint64] cumulative:coins …"""
     cursor = body.begin_parse()  # type: ignore[attr-defined]  # a pytoniq cell, which has no types
-    cursor.skip_bits(32 + 64 + 64)
+    cursor.skip_bits(32 + 64)
+    if cursor.remaining_bits % 8 == 4:  # one sum, of half a byte and some bytes: the form with a sequence number
+        cursor.skip_bits(64)
     return int(cursor.load_coins() or 0)

@@ -1,4 +1,4 @@
-"""A client leaves a channel alone: start the refund, wait, finish it. The same call goes on wherever the last one ended.
+"""A client leaves a channel alone: start the refund, wait, finish it. Each call goes on where the last one ended.
 
 ::
 
@@ -6,8 +6,7 @@
       `------- the provider claims and closes at any time ----------^
 
 Only the chain decides what is done next, so a crash between two steps, a second process or a provider that is quicker
-changes nothing but the words. Before a message that ends the channel leaves, the ledger notes what the provider will
-have got by it: afterwards the channel's account is gone and cannot be asked.
+changes nothing but the words. When the channel's account is gone, our wallet's history tells what came back.
 """
 
 from __future__ import annotations
@@ -25,15 +24,12 @@ from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, ConfigError
 from overlay.events import EventLog, ton
 from overlay.settlement import ChannelTerms, InsufficientFunds, OperationFailed, SettlementError
-from overlay.settlement.cells import OP_EXCESSES, OP_REFUND
+from overlay.settlement.cells import OP_REFUND
 from overlay.settlement.chain import ChannelState, TxResult, finish_refund, start_refund
-from overlay.settlement.ledger import ChannelEvent, ChannelRecord, ChannelStatus, GroupCommit, Role, Store
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, Role, Store
 from overlay.settlement.limits import RENT_RESERVE_NANOTON
 
 T = TypeVar("T")
-
-ENDING = "ending"
-"""The ledger's event before a message of ours that ends a channel; its amount is what the provider gets in all."""
 
 
 async def on_chain(chain: Chain, operation: Callable[[], Awaitable[T]]) -> T:
@@ -64,8 +60,8 @@ class Leaving:
         """Take the next step out of ``channel``; says how far it has come and when to go on.
 
         Raises :class:`~overlay.errors.ConfigError` for a channel that we do not know,
-        :class:`~overlay.errors.ChainError` and :class:`~overlay.errors.Unfunded`. On cancellation the step may have been
-        taken: the next call finds out.
+        :class:`~overlay.errors.ChainError` and :class:`~overlay.errors.Unfunded`. On cancellation the step may have
+        been taken: the next call finds out.
         """
         async with self.lock(channel):
             record = await self.ledger.run(lambda store: store.channel(channel))
@@ -125,7 +121,6 @@ class Leaving:
             await self.status(record.channel, ChannelStatus.CLOSING)
 
     async def _finish(self, record: ChannelRecord, state: ChannelState) -> Settlement:
-        await self.note_ending(record.channel, state.paid_nanoton)
         result = await finish_refund(self.chain.account, ChannelTerms.from_bytes(record.terms))
         await self.ended(record.channel, state.paid_nanoton)
         return self.tell(record, "refunded", state.paid_nanoton, state.spendable_nanoton, result)
@@ -149,28 +144,24 @@ class Leaving:
     async def _how_it_ended(self, record: ChannelRecord) -> tuple[int, str]:
         """What the provider got in all, and the transaction that brought us the rest.
 
-        A message of ours that ended the channel brought its change right after the refund: then it is as we noted.
-        Otherwise the provider closed it, with our highest voucher. What came back must fit (rent is the difference)."""
+        The refund says it. Where it does not, the provider closed with our highest voucher, or nobody did: whichever
+        fits what came back (rent is the difference)."""
         sums = await self.ledger.run(lambda store: store.at_risk(record.channel))
-        noted = await self.ledger.run(lambda store: _noted_ending(store, record.channel))
-        promised = max(sums.promised_nanoton, record.paid_nanoton)
-        change_lt = 0
+        promised = max(sums.promised_nanoton, sums.owed_nanoton, record.paid_nanoton)
         for entry in await self.chain.client.transactions(self.chain.account.address):
             message = entry.in_message
             if message is None or message.source != record.channel or message.bounced:
                 continue
             operation = message.operation()
-            if operation is not None and operation[0] == OP_EXCESSES:
-                change_lt = message.created_lt
             if operation is None or operation[0] != OP_REFUND:
                 continue
-            ours = noted is not None and message.created_lt < change_lt <= message.created_lt + 2
-            first = noted if ours and noted is not None else promised
+            said = _refund_total(message.body)
             least = record.deposit_nanoton - message.value_nanoton
             fitting = [
-                paid for paid in (first, promised, record.paid_nanoton) if least <= paid <= least + RENT_RESERVE_NANOTON
+                paid for paid in (promised, record.paid_nanoton) if least <= paid <= least + RENT_RESERVE_NANOTON
             ]
-            return (fitting[0] if fitting else max(least, record.paid_nanoton)), entry.hash.hex()
+            paid = said if said is not None else fitting[0] if fitting else least
+            return max(paid, record.paid_nanoton), entry.hash.hex()
         return promised, ""
 
     # ---- words and books ----
@@ -195,11 +186,6 @@ class Leaving:
         """Move a channel in the ledger."""
         await self.ledger.run(lambda store: store.set_status(channel, status, at=int(self.clock())))
 
-    async def note_ending(self, channel: str, paid_nanoton: int) -> None:
-        """A message of ours is about to end the channel with this sum for the provider."""
-        event = ChannelEvent(channel, int(self.clock()), ENDING, paid_nanoton, "")
-        await self.ledger.run(lambda store: store.add_event(event))
-
     async def ended(self, channel: str, paid_nanoton: int) -> None:
         """The channel is closed, and the provider got this sum in all."""
 
@@ -218,8 +204,11 @@ def was_closed(record: ChannelRecord, transaction: str) -> Settlement:
     return Settlement(record.channel, record.peer, "was closed", record.paid_nanoton, refund, 0, transaction, text)
 
 
-def _noted_ending(store: Store, channel: str) -> int | None:
-    return next((event.amount_nanoton for event in store.events(channel) if event.kind == ENDING), None)
+def _refund_total(body: object) -> int | None:
+    """``Refund``'s cumulative sum (contract/channel.tolk): op:uint32 queryId:uint64 cumulative:coins …"""
+    cursor = body.begin_parse()  # type: ignore[attr-defined]  # a pytoniq cell, which has no types
+    cursor.skip_bits(32 + 64)
+    return int(cursor.load_coins() or 0) if cursor.remaining_bits else None
 
 
 def date(unix_s: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from overlay.settlement.limits import ATTACHED_NANOTON
+
 MAX_MESSAGE_BYTES = 2048
 """Terms take 260 bytes, a close agreement and its signature under 300."""
 
@@ -65,12 +67,12 @@ OPENING_GRACE_S = 180
 """A channel whose opening message was signed this recently may still appear: a wallet message is valid for a minute."""
 
 LOOKS_AT_ONCE = 8
-"""Channels whose state is asked for at the same time: a public liteserver takes 0.1 to 0.3 s for one, so that a thousand
-channels are looked at in half a minute."""
+"""Channels whose state is asked for at the same time: a public liteserver takes 0.1 to 0.3 s for one, so that a
+thousand channels are looked at in half a minute."""
 
 REFUSED_PAUSE_S = 120
-"""A claim that the contract refused is not tried again sooner: what it costs to be refused (0.001 to 0.002 TON) is then a
-few hundredths of a TON an hour, and there are several tries within every margin."""
+"""A claim that the contract refused is not tried again sooner: what it costs to be refused (0.001 to 0.002 TON) is then
+a few hundredths of a TON an hour, and there are several tries within every margin."""
 
 CLAIM_COST_BASE_NANOTON = 2_800_000
 CLAIM_COST_EACH_NANOTON = 5_000_000
@@ -78,6 +80,6 @@ CLAIM_COST_EACH_NANOTON = 5_000_000
 claim in it (docs/protocols/channel.md, "Money")."""
 
 CLAIM_RESERVE_NANOTON = 10_000_000
-CLAIM_ATTACHED_NANOTON = 52_000_000
-"""What the wallet must hold for a message of claims, and for each claim in it: 0.05 TON are attached and mostly come
-back, the rest is for fees. A wallet that holds less claims the most urgent ones first and the others with the change."""
+CLAIM_ATTACHED_NANOTON = ATTACHED_NANOTON + 2_000_000
+"""What the wallet must hold for a message of claims, and for each claim in it: what is attached mostly comes back, the
+rest is for fees. A wallet that holds less claims the most urgent ones first and the others with the change."""

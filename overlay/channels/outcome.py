@@ -10,8 +10,8 @@ class Settlement:
     """How a channel ended, or how far leaving it has come.
 
     ``paid_nanoton`` is what the provider got in all, ``refund_nanoton`` what of the deposit came back to the client,
-    ``gained_nanoton`` what this very step brought to us, ``fee_nanoton`` what it cost us, ``transaction`` the one that did
-    it. ``done`` says that nothing is left to do; otherwise the same command does the rest from ``next_at_s`` (Unix
+    ``gained_nanoton`` what this very step brought to us, ``fee_nanoton`` what it cost us, ``transaction`` the one that
+    did it. ``done`` says that nothing is left to do; otherwise the same command does the rest from ``next_at_s`` (Unix
     seconds) on."""
 
     channel: str

@@ -1,7 +1,7 @@
 """The provider's side of its channels: believe them only from the chain, close them together, claim in time.
 
-Two parts: :class:`PayeeDesk` answers clients here, its :class:`~overlay.channels.guard.Guard` watches the chain and claims.
-The ledger is written before an answer leaves.
+Two parts: :class:`PayeeDesk` answers clients here, its :class:`~overlay.channels.guard.Guard` watches the chain and
+claims. The ledger is written before an answer leaves.
 """
 
 from __future__ import annotations

@@ -238,7 +238,6 @@ class PayerDesk:
             await self.leaving.status(channel, record.status)
             reason = answer.reason if isinstance(answer, Refused) else "its signature does not verify"
             raise ProviderGone(f"the provider does not close the channel: {reason}")
-        await self.leaving.note_ending(channel, amount)
         result = await on_chain(
             self.chain,
             lambda: cooperative_close(self.chain.account, terms, agreement, signature, answer.payee_signature),

@@ -11,17 +11,17 @@ from typing import Any, Protocol
 import trio
 
 from compute.tasks import Task
-from overlay.chain import NETWORK_NAMES, open_chain
-from overlay.channels import PayeeDesk, PayerDesk
+from overlay.chain import NETWORK_NAMES, Chain, open_chain
+from overlay.channels import PayeeDesk, PayerDesk, Rehearsal, open_stage, read_situation
 from overlay.config import Config
 from overlay.control import answers, call_control
 from overlay.datadir import DataDir, open_data_dir
-from overlay.errors import CocoonError, ConfigError, DataDirBusy
+from overlay.errors import ChainError, CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
 from overlay.node import views
-from overlay.settlement import wallet_address
+from overlay.settlement import ChannelTerms, DevnetError, SettlementError, Voucher, wallet_address
 from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
-from overlay.settlement.ledger import Role, Store, open_ledger
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role, Store, VoucherRecord, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
 
@@ -180,6 +180,57 @@ async def _leave_as_payer(setup: Setup, directory: DataDir, observer: Observer, 
         return [views.ended(await desk.leave(channel))]
 
 
+async def prove_exit(setup: Setup, channel: str, observer: Observer) -> dict[str, Any]:
+    """`cocoon channel prove-exit`: what leaving would bring, from the real contract run here on the real state.
+
+    Reads the ledger beside whatever process runs there, and sends nothing. Raises
+    :class:`~overlay.errors.ConfigError` when Node is missing or there is nothing to leave, and
+    :class:`~overlay.errors.ChainError`.
+    """
+    path = setup.data_dir / "ledger.sqlite3"
+    if not path.exists():
+        raise ConfigError(f"{setup.data_dir} has no ledger: nothing was ever paid or earned there")
+    channel = await channel_named(setup.data_dir, channel)
+    store = Store(path)
+    try:
+        record, best = store.channel(channel), store.voucher(channel)
+    finally:
+        store.close()
+    assert record is not None
+    if record.status is ChannelStatus.CLOSED:
+        raise ConfigError(f"the channel {channel} is closed: `cocoon channel exit` says how it ended")
+    log = EventLog(observer, time.time)
+    # Without the directory's lock: it is only read, whatever runs there.
+    async with open_chain(setup.config, DataDir(setup.data_dir), log, may_start_devnet=False) as chain:
+        try:
+            return await _rehearse(chain, record, best)
+        except DevnetError as error:
+            raise ConfigError(f"the contract cannot be run here: {error}") from error
+        except SettlementError as error:
+            raise ChainError(f"TON: {error}") from error
+
+
+async def _rehearse(chain: Chain, record: ChannelRecord, best: VoucherRecord | None) -> dict[str, Any]:
+    terms = ChannelTerms.from_bytes(record.terms)
+    situation = await read_situation(chain.client, terms)
+    state = situation.state
+    if state.status not in ("open", "closing"):
+        raise ConfigError(f"the channel {record.channel} has ended on chain; `cocoon channel exit` says how")
+    voucher = None if best is None else Voucher(record.channel, terms.network_id, best.seq, best.amount_nanoton)
+    signature = b"" if best is None else best.signature
+    if voucher is None and record.role is Role.PAYEE:
+        raise ConfigError(f"no voucher was ever received on {record.channel}: all that it holds is the client's")
+    now = state.utime_s
+    async with open_stage(situation) as stage:
+        rehearsal = Rehearsal(stage, situation, chain.account.wallet)
+        if record.role is Role.PAYEE:
+            assert voucher is not None
+            outcomes = await rehearsal.as_payee(voucher, signature, now)
+        else:
+            outcomes = await rehearsal.as_payer(voucher, signature, now)
+    return views.rehearsed(record, state, chain, outcomes)
+
+
 async def _settle_as_payer(
     setup: Setup, directory: DataDir, observer: Observer, arguments: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
@@ -246,6 +297,7 @@ __all__ = [
     "change_channels",
     "channels_of",
     "open_channel_with",
+    "prove_exit",
     "providers_of",
     "quotes_of",
     "wallet_addresses",

@@ -71,9 +71,7 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
          "refund started" if w["closing_since"] else "open")
         for w in state["watching"]
     ]  # fmt: skip
-    output.table(
-        "Watching", ["channel", "for", "voucher", "paid", "state"], watching, empty="watching over no channel"
-    )
+    output.table("Watching", ["channel", "for", "voucher", "paid", "state"], watching, empty="watching over no channel")
     claims = [
         (short(c["channel"]), short(c["peer"]), ton(c["amount_nanoton"]), ton(c["fee_nanoton"]), c["transaction"])
         for c in state["claims"]

@@ -75,7 +75,9 @@ async def open_watchtower(
 ) -> AsyncIterator[WatchtowerNode]:
     """Run a watchtower for the length of the block."""
     identity = data_dir.identity()
-    policy = TowerPolicy(list(config.watchtower.serve), config.watchtower.allowance_nanoton)
+    policy = TowerPolicy(
+        list(config.watchtower.serve), config.watchtower.allowance_nanoton, config.watchtower.patience_s
+    )
     if not policy.serve:
         log.warning(
             "serves_nobody", f"nobody may hand vouchers over: name the peer ids of your providers with --serve, or "

@@ -64,8 +64,8 @@ def parse_towers(addrs: Sequence[str]) -> list[Tower]:
             public_key_of(peer)
         except ValueError:
             raise ConfigError(
-                f"watchtower.towers: {addr!r} is no watchtower's address; `cocoon watchtower run` prints its own, which "
-                "ends in /p2p/<peer id>"
+                f"watchtower.towers: {addr!r} is no watchtower's address; `cocoon watchtower run` prints its own, "
+                "which ends in /p2p/<peer id>"
             ) from None
         found.append(Tower(PeerId(peer), addr))
     return found
@@ -138,7 +138,8 @@ class Handover:
         except (HostError, WireError, trio.TooSlowError) as error:
             if not tower.failures:
                 self.log.warning(
-                    "tower_unreachable", f"the watchtower …{tower.peer[-8:]} does not take vouchers: {error}; trying again",
+                    "tower_unreachable",
+                    f"the watchtower …{tower.peer[-8:]} does not take vouchers: {error}; trying again",
                     tower=tower.peer,
                 )  # fmt: skip
             tower.retry_at = now + HAND_OVER_BACKOFF_S[min(tower.failures, len(HAND_OVER_BACKOFF_S) - 1)]

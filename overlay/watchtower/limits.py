@@ -40,23 +40,23 @@ TICK_S = 5.0
 """How often the tower sees which channels are to be looked at."""
 
 PATIENCE_S = 600
-"""When a refund has started, the payee has this long, and no more than a quarter of what is left, to claim by itself: one
-that is there does so within a quarter of a minute, unless jobs still run, and a claim costs the tower money."""
+"""When a refund has started, the payee has this long, and no more than a quarter of what is left, to claim by itself:
+one that is there does so within a quarter of a minute, unless jobs still run, and a claim costs the tower money."""
 
 EXPIRY_MARGIN_S = 900
 """Before a channel expires the tower claims this long ahead: after the payee, which does so 1800 s ahead, and with the
 channel's challenge period still to come."""
 
 CLOSE_MARGIN_S = 900
-"""The least time between a claim and the moment when the refund can be finished, however patient: ten minutes of a wrong
-clock and of a stale liteserver, and three tries of the wallet."""
+"""The least time between a claim and the moment when the refund can be finished, however patient: ten minutes of a
+wrong clock and of a stale liteserver, and three tries of the wallet."""
 
 REFUSED_PAUSE_S = 120
 """A claim that the contract refused is not tried again sooner."""
 
 CLAIM_COST_NANOTON = 12_000_000
-"""What one claim is reckoned to cost the tower when it promises one: 0.0078 TON measured, 0.0106 for the first, with which
-the wallet is deployed, and a little more."""
+"""What one claim is reckoned to cost the tower when it promises one: 0.0078 TON measured, 0.0106 for the first, with
+which the wallet is deployed, and a little more."""
 
 ALLOWANCE_WINDOW_S = 30 * 86_400
 """What is spent on a payee counts against its allowance for 30 days."""

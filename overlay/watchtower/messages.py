@@ -1,8 +1,8 @@
 """What a payee and its watchtower say to each other (docs/protocols/watchtower.md).
 
-Protocol `/cocoon/<subnet>/watchtower/1.0.0` on a host stream. Every message is a signed envelope (:mod:`transport.wire`),
-so that a hand-over and the promise that answers it can be shown to others later. The payload is a CBOR list that begins
-with the message's name and the peer id of the one it is meant for.
+Protocol `/cocoon/<subnet>/watchtower/1.0.0` on a host stream. Every message is a signed envelope
+(:mod:`transport.wire`), so that a hand-over and the promise that answers it can be shown to others later. The payload
+is a CBOR list that begins with the message's name and the peer id of the one it is meant for.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Watch:
 class Watching:
     """Tower: it is on my disk, and I claim at least this much until then.
 
-    ``seq`` and ``amount_nanoton`` are those of the highest voucher that the tower has; ``until_s`` is the channel's expiry
-    and challenge period, after which a refund may have been finished."""
+    ``seq`` and ``amount_nanoton`` are those of the highest voucher that the tower has; ``until_s`` is the channel's
+    expiry and challenge period, after which a refund may have been finished."""
 
     channel: str
     network_id: int

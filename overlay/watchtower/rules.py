@@ -23,10 +23,12 @@ ANYONE = "*"
 
 @dataclass(frozen=True)
 class TowerPolicy:
-    """Whom a tower serves (peer ids, or :data:`ANYONE`), and what claims for one of them may cost it in 30 days."""
+    """Whom a tower serves (peer ids, or :data:`ANYONE`), what claims for one of them may cost it in 30 days, and how long
+    it lets one that may be there claim by itself."""
 
     serve: Collection[str]
     allowance_nanoton: int
+    patience_s: int = PATIENCE_S
 
     def serves(self, peer: str) -> bool:
         """Whether ``peer`` may hand vouchers over."""
@@ -57,19 +59,25 @@ def why_not(
         return "this watchtower has as many channels as it can look after"
     if use.spent_nanoton + (use.channels + 1) * CLAIM_COST_NANOTON > policy.allowance_nanoton:
         return (
-            f"the allowance of {policy.allowance_nanoton} nanoTON in 30 days is used: {use.spent_nanoton} were spent on "
-            f"claims, and {use.channels} channels may need one"
+            f"the allowance of {policy.allowance_nanoton} nanoTON in 30 days is used: {use.spent_nanoton} were spent "
+            f"on claims, and {use.channels} channels may need one"
         )
     return None
 
 
-def patience_s(seen_closing_s: int, close_at_s: int) -> int:
-    """How long after a refund was seen to start the payee may claim by itself."""
-    return min(PATIENCE_S, max(0, close_at_s - seen_closing_s) // 4)
+def claims_from_s(seen_closing_s: int, close_at_s: int, patience_s: int) -> int:
+    """Until then the payee may claim by itself, when a refund was seen to start."""
+    patient = seen_closing_s + min(patience_s, max(0, close_at_s - seen_closing_s) // 4)
+    return min(patient, close_at_s - CLOSE_MARGIN_S)
 
 
 def must_claim(
-    terms: ChannelTerms, amount_nanoton: int, state: ChannelState, seen_closing_s: int | None, now_s: int
+    terms: ChannelTerms,
+    amount_nanoton: int,
+    state: ChannelState,
+    seen_closing_s: int | None,
+    patience_s: int,
+    now_s: int,
 ) -> bool:
     """Whether the tower claims now. ``seen_closing_s``: when it first saw that a refund had started."""
     if state.status not in ("open", "closing") or state.paid_nanoton >= amount_nanoton:
@@ -77,4 +85,4 @@ def must_claim(
     if state.status == "open":
         return terms.expiry_s - now_s <= EXPIRY_MARGIN_S
     seen = now_s if seen_closing_s is None else seen_closing_s
-    return now_s >= seen + patience_s(seen, state.close_at_s) or state.close_at_s - now_s <= CLOSE_MARGIN_S
+    return now_s >= claims_from_s(seen, state.close_at_s, patience_s)

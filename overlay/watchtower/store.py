@@ -58,7 +58,16 @@ CREATE TABLE claims (
 CREATE INDEX claims_by_peer ON claims (peer, at);
 """
 
-_COLUMNS = "channel, peer, network_id, terms, seq, amount, signature, handed_at, deposit, paid, closing_since, ended_at"
+_SELECT = (
+    "SELECT channel, peer, network_id, terms, seq, amount, signature, handed_at, deposit, paid, closing_since, "
+    "ended_at FROM watched "
+)
+_PUT = (
+    "INSERT INTO watched (channel, peer, network_id, terms, seq, amount, signature, handed_at, deposit, paid, "
+    "closing_since, ended_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (channel) DO UPDATE SET "
+    "seq = excluded.seq, amount = excluded.amount, signature = excluded.signature, handed_at = excluded.handed_at, "
+    "deposit = excluded.deposit WHERE excluded.seq > seq AND excluded.amount > amount"
+)
 
 
 @dataclass(frozen=True)
@@ -135,10 +144,7 @@ class TowerStore:
         """Store a channel, or its higher voucher; returns what is stored then. A lower one changes nothing."""
         with self.transaction():
             self._db.execute(
-                f"INSERT INTO watched ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (channel) DO UPDATE SET "
-                "seq = excluded.seq, amount = excluded.amount, signature = excluded.signature, "
-                "handed_at = excluded.handed_at, deposit = excluded.deposit "
-                "WHERE excluded.seq > seq AND excluded.amount > amount",
+                _PUT,
                 (
                     watched.channel, watched.peer, watched.terms.network_id, watched.terms.to_bytes(), watched.seq,
                     watched.amount_nanoton, watched.signature, watched.handed_at, watched.deposit_nanoton,
@@ -151,13 +157,13 @@ class TowerStore:
 
     def get(self, channel: str) -> Watched | None:
         """One channel, ended or not."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM watched WHERE channel = ?", (channel,)).fetchone()
+        row = self._db.execute(_SELECT + "WHERE channel = ?", (channel,)).fetchone()
         return None if row is None else _watched(row)
 
     def live(self, network_id: int | None = None) -> list[Watched]:
         """Channels that have not ended, by address; of one network, or of all."""
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM watched WHERE ended_at IS NULL AND (?1 IS NULL OR network_id = ?1) ORDER BY channel",
+            _SELECT + "WHERE ended_at IS NULL AND (?1 IS NULL OR network_id = ?1) ORDER BY channel",
             (network_id,),
         )
         return [_watched(row) for row in rows]
@@ -234,11 +240,12 @@ class TowerBooks:
         """Run ``operation``; when it returns, what it wrote is on the disk. Finished even when cancelled.
 
         Raises :class:`~overlay.errors.CocoonError` when the disk refuses."""
-        with trio.CancelScope(shield=True):
-            try:
-                return await trio.to_thread.run_sync(operation, self._store, limiter=self._limiter)
-            except sqlite3.Error as error:
-                raise CocoonError(f"the watchtower's file cannot be written: {error}") from error
+        try:
+            with trio.CancelScope(shield=True):
+                result = await trio.to_thread.run_sync(operation, self._store, limiter=self._limiter)
+        except sqlite3.Error as error:
+            raise CocoonError(f"the watchtower's file cannot be written: {error}") from error
+        return result
 
 
 @asynccontextmanager

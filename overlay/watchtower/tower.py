@@ -228,12 +228,13 @@ class Watchtower:
         seen = watched.closing_since if watched.closing_since is not None else closing_since
         if self.clock() < self._not_before.get(channel, 0.0):
             return False
-        return must_claim(watched.terms, watched.amount_nanoton, state, seen, now)
+        return must_claim(watched.terms, watched.amount_nanoton, state, seen, self.policy.patience_s, now)
 
     def _tell_closing(self, watched: Watched, state: ChannelState) -> None:
         self.log.warning(
-            "refund_started", f"a refund was started on …{watched.channel[-8:]}: claiming for …{watched.peer[-8:]} unless "
-            "it does so itself", channel=watched.channel, peer=watched.peer, closes_at=state.close_at_s,
+            "refund_started",
+            f"a refund was started on …{watched.channel[-8:]}: claiming for …{watched.peer[-8:]} unless it does so",
+            channel=watched.channel, peer=watched.peer, closes_at=state.close_at_s,
         )  # fmt: skip
 
     async def _claim(self, due: Sequence[Watched]) -> None:
@@ -275,8 +276,9 @@ def tower_state(store: TowerStore) -> dict[str, Any]:
     return {
         "watching": [
             {
-                "channel": w.channel, "peer": w.peer, "amount_nanoton": w.amount_nanoton, "paid_nanoton": w.paid_nanoton,
-                "handed_at": w.handed_at, "expires_at": w.terms.expiry_s, "closing_since": w.closing_since,
+                "channel": w.channel, "peer": w.peer, "amount_nanoton": w.amount_nanoton,
+                "paid_nanoton": w.paid_nanoton, "handed_at": w.handed_at, "expires_at": w.terms.expiry_s,
+                "closing_since": w.closing_since,
             }
             for w in store.live()
         ],

@@ -139,6 +139,10 @@ class TonClient:
             lt, hash_ = batch[-1].previous_lt, batch[-1].previous_hash
         return found
 
+    async def config_parameters(self, numbers: list[int]) -> dict[int, Any]:
+        """Cells of the blockchain's configuration parameters (those that exist), proved in the newest block."""
+        return await self._bridge.call(self._session.config, numbers)
+
     async def wait_for_change(
         self, address: str, since_lt: int, *, timeout_s: float = CONFIRM_TIMEOUT_S
     ) -> AccountState | None:

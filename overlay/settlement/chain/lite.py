@@ -19,7 +19,7 @@ from pytoniq_core import Cell
 from pytoniq_core.tl.block import BlockIdExt
 
 from overlay.settlement.cells import address_of
-from overlay.settlement.chain.proved import ProvedAnswer, check_account_answer
+from overlay.settlement.chain.proved import ProvedAnswer, check_account_answer, check_config_answer
 from overlay.settlement.errors import ChainUnavailable, OperationFailed, ProofRejected
 from overlay.settlement.limits import MAX_TRANSACTIONS_PER_REQUEST, RECONNECT_BACKOFF_S, REQUEST_TIMEOUT_S
 from overlay.settlement.transactions import AccountTransaction, parse_transaction
@@ -148,6 +148,17 @@ class LiteSession:
                     found.append(transaction)
                     next_lt, next_hash = transaction.previous_lt, transaction.previous_hash
             return found[:count]
+
+        return await self._request(ask)
+
+    async def config(self, parameters: list[int]) -> dict[int, Any]:
+        """Cells of the blockchain's configuration parameters (those that exist), proved in the newest block."""
+
+        async def ask(client: MendedLiteClient) -> dict[int, Any]:
+            info = await client.get_masterchain_info()
+            master = BlockIdExt.from_dict(info["last"])
+            answer = await client.liteserver_request("getConfigAll", {"mode": 0, "id": master.to_dict()})
+            return check_config_answer(answer, master, parameters)
 
         return await self._request(ask)
 

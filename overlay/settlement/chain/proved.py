@@ -12,6 +12,7 @@ from typing import Any
 from pytoniq_core import Account, Cell
 from pytoniq_core.proof.check_proof import ProofError, check_block_header_proof, check_shard_proof
 from pytoniq_core.tl.block import BlockIdExt
+from pytoniq_core.tlb.block import ShardStateUnsplit
 
 from overlay.settlement.errors import ProofRejected
 
@@ -32,6 +33,8 @@ class AccountState:
     last_lt: int
     last_hash: bytes
     utime_s: int
+    cell: Any = None
+    """The whole account (TL-B ``Account``), as the TVM takes it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ def check_account_answer(answer: dict[str, Any], master: BlockIdExt, address: st
         raise ProofRejected(f"a liteserver's proof does not hold: {error}") from error
     except Exception as error:  # pytoniq_core raises several unrelated types on malformed cells
         raise ProofRejected(f"a liteserver's proof is malformed: {error!r}") from error
+
+
+def check_config_answer(answer: dict[str, Any], master: BlockIdExt, parameters: list[int]) -> dict[int, Any]:
+    """Check a ``liteServer.configInfo`` at ``master``; returns the cells of those ``parameters`` that exist.
+
+    Raises :class:`ProofRejected` when anything does not fit.
+    """
+    try:
+        header, state = Cell.one_from_boc(answer["state_proof"]), Cell.one_from_boc(answer["config_proof"])
+        if state[0].get_hash(0) != check_block_header_proof(header[0], master.root_hash, True):
+            raise ProofRejected("the configuration is not the block's")
+        config = ShardStateUnsplit.deserialize(state[0].begin_parse()).custom.config.config
+        return {number: config[number].to_cell() for number in parameters if number in config}
+    except ProofRejected:
+        raise
+    except Exception as error:  # pytoniq_core raises several unrelated types on malformed cells
+        raise ProofRejected(f"a liteserver's configuration is malformed: {error!r}") from error
 
 
 def _check(answer: dict[str, Any], master: BlockIdExt, address: str) -> ProvedAnswer:
@@ -161,4 +181,5 @@ def _account(leaf: Any, state_boc: bytes, address: str, utime: int) -> AccountSt
         last_lt=last_lt,
         last_hash=last_hash,
         utime_s=utime,
+        cell=root,
     )

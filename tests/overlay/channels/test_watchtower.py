@@ -121,7 +121,7 @@ async def test_a_provider_that_is_away_gets_every_nanoton_from_its_tower(guarded
     before = await guarded.wallet()
     await leave_and_wait(guarded, record)
     assert (await guarded.state(record.channel)).paid_nanoton == 123_456_789
-    # A wallet that receives a message pays for its own transaction, less than a millionth of a TON; the payout is whole.
+    # The payout is whole; a wallet pays for its own transaction when it receives it, a few thousandths of a TON cent.
     payout = await payout_of(guarded, record.channel)
     assert payout == 123_456_789
     assert -1 <= before + payout - await guarded.wallet() < 200_000, "one nanoTON came with the news of the refund"
