@@ -23,8 +23,8 @@ ANYONE = "*"
 
 @dataclass(frozen=True)
 class TowerPolicy:
-    """Whom a tower serves (peer ids, or :data:`ANYONE`), what claims for one of them may cost it in 30 days, and how long
-    it lets one that may be there claim by itself."""
+    """Whom a tower serves (peer ids, or :data:`ANYONE`), what claims for one of them may cost it in 30 days, and how
+    long it lets one that may be there claim by itself."""
 
     serve: Collection[str]
     allowance_nanoton: int
