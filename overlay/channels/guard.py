@@ -16,7 +16,7 @@ import trio
 
 from overlay.chain import Chain
 from overlay.channels.batch import affordable
-from overlay.channels.held import LIVE, Held, hold
+from overlay.channels.held import Held, hold
 from overlay.channels.limits import (
     CLAIM_COST_BASE_NANOTON,
     CLAIM_COST_EACH_NANOTON,
@@ -384,8 +384,8 @@ class Guard:
         network = self.chain.client.network_id
 
         def read(store: Store) -> list[Held]:
-            mine = store.channels(role=Role.PAYEE)
-            return [hold(store, r) for r in mine if r.status in LIVE and r.network_id == network]
+            mine = store.live_channels(Role.PAYEE)
+            return [hold(store, record) for record in mine if record.network_id == network]
 
         return await self.ledger.run(read)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from overlay.settlement import ChannelTerms
-from overlay.settlement.ledger import ChannelRecord, ChannelStatus, MoneyAtRisk, Store, VoucherRecord
-
-LIVE = (ChannelStatus.OPEN, ChannelStatus.DISPUTED, ChannelStatus.CLOSING)
+from overlay.settlement.ledger import ChannelRecord, MoneyAtRisk, Store, VoucherRecord
 
 
 @dataclass(frozen=True)

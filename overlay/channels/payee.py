@@ -14,7 +14,7 @@ import trio
 
 from overlay.chain import Chain
 from overlay.channels.guard import ChannelUse, Guard
-from overlay.channels.held import LIVE, Held
+from overlay.channels.held import Held
 from overlay.channels.limits import (
     CLOSE_VALID_S,
     LOOKUP_WINDOW_S,
@@ -164,8 +164,7 @@ class PayeeDesk:
         )  # fmt: skip
 
         def adopt(store: Store) -> bool:
-            mine = store.channels(role=Role.PAYEE, peer=peer)
-            if sum(other.status in LIVE for other in mine) >= MAX_CHANNELS_PER_PEER:
+            if len(store.live_channels(Role.PAYEE, peer=peer)) >= MAX_CHANNELS_PER_PEER:
                 return False
             store.add_channel(record)
             return True

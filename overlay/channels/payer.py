@@ -44,8 +44,6 @@ from transport.host.interface import Host, HostError
 from transport.identity import PeerId
 from transport.wire import WireError
 
-LIVE = (ChannelStatus.OPENING, ChannelStatus.OPEN, ChannelStatus.DISPUTED, ChannelStatus.CLOSING)
-
 
 @dataclass(frozen=True)
 class Payee:
@@ -259,8 +257,8 @@ class PayerDesk:
         network = self.chain.client.network_id
 
         def read(store: Store) -> list[tuple[ChannelRecord, ChannelTerms]]:
-            mine = store.channels(role=Role.PAYER, peer=peer)
-            return [(r, ChannelTerms.from_bytes(r.terms)) for r in mine if r.status in LIVE and r.network_id == network]
+            mine = store.live_channels(Role.PAYER, peer=peer)
+            return [(record, ChannelTerms.from_bytes(record.terms)) for record in mine if record.network_id == network]
 
         return await self.ledger.run(read)
 

@@ -78,6 +78,9 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
         ],
         empty="no tunnels open",
     )  # fmt: skip
+    for tower in state.get("watchtowers", []):
+        has = f"watches over {ton(tower['watched_nanoton'])} on {tower['channels']} channels"
+        output.line(f"watchtower    {short(tower['peer_id'])} {has if tower['reachable'] else 'does not answer'}")
     if "selling" not in state:
         return
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,7 +19,7 @@ from overlay.channels.limits import (
 from overlay.errors import ConfigError
 from overlay.settlement import ChannelTerms, OperationFailed, ProofRejected, Transfer, Voucher, Wallet
 from overlay.settlement.chain import ChannelRefused, WalletAccount, claim, start_refund
-from overlay.settlement.ledger import ChannelStatus
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role
 
 TON = 1_000_000_000
 LIFE_S = 7 * 86_400
@@ -209,6 +210,25 @@ async def opened(two, count, amount):
         await two.promise(record.channel, amount)
         records.append(record)
     return records
+
+
+async def test_an_old_channel_is_guarded_however_many_came_after_it(two):
+    (record,) = await opened(two, 1, TON // 10)
+    terms = terms_of(record)
+
+    def crowd(store):
+        for number in range(1001):
+            other = replace(terms, nonce=number)
+            store.add_channel(
+                ChannelRecord(
+                    f"0:{number:064x}", Role.PAYEE, two.client.peer_id, other.network_id, other.to_bytes(), TON,
+                    ChannelStatus.CLOSED, 0, closed_at=1,
+                )
+            )  # fmt: skip
+
+    await two.payee.ledger.run(crowd)
+    await two.payee.look()
+    assert (await book(two.payee, record.channel)).paid_nanoton == TON // 10
 
 
 async def test_many_claims_go_out_in_one_message(two):
