@@ -103,21 +103,6 @@ class TonSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """This much or less is not worth a claim, not even before a channel ends."""
 
 
-class WatchtowerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[watchtower]`: who claims for a provider that is not there, and for whom a watchtower does."""
-
-    towers: list[str] = msgspec.field(default_factory=list)
-    """A provider's watchtowers: multiaddrs, each ending in `/p2p/<peer id>`, to which it hands its vouchers."""
-    hand_over_nanoton: int = 10_000_000
-    """It does so each time more than this would be lost without."""
-    serve: list[str] = msgspec.field(default_factory=list)
-    """Peer ids of the providers that a watchtower serves; `*` serves anybody."""
-    allowance_nanoton: int = 200_000_000
-    """What claims for one provider may cost a watchtower in 30 days."""
-    patience_s: int = 600
-    """How long a watchtower lets a provider claim by itself once a refund has started."""
-
-
 class UpstreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[engine.upstream]`: an OpenAI-compatible server of your own (vLLM, SGLang, TabbyAPI, Ollama) to sell."""
 
@@ -156,6 +141,21 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of an environment variable with a bearer token that requests must carry; empty asks for none."""
 
 
+class WatchtowerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[watchtower]`: who claims for a provider that is not there, and for whom a watchtower does."""
+
+    towers: list[str] = msgspec.field(default_factory=list)
+    """A provider's watchtowers: multiaddrs, each ending in `/p2p/<peer id>`, to which it hands its vouchers."""
+    hand_over_nanoton: int = 10_000_000
+    """It does so each time more than this would be lost without."""
+    serve: list[str] = msgspec.field(default_factory=list)
+    """Peer ids of the providers that a watchtower serves; `*` serves anybody."""
+    allowance_nanoton: int = 200_000_000
+    """What claims for one provider may cost a watchtower in 30 days."""
+    patience_s: int = 600
+    """How long a watchtower lets a provider claim by itself once a refund has started."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration; every field has a default, so an empty file is a valid one."""
 
@@ -164,9 +164,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price: PriceSection = PriceSection()
     market: MarketSection = MarketSection()
     ton: TonSection = TonSection()
-    watchtower: WatchtowerSection = WatchtowerSection()
     engine: EngineSection = EngineSection()
     gateway: GatewaySection = GatewaySection()
+    watchtower: WatchtowerSection = WatchtowerSection()
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -335,6 +335,13 @@ def _check_ranges(config: Config) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{name}: must be above zero, not {value}")
+    prices = msgspec.structs.asdict(config.price)
+    ratio = prices.pop("cap_ratio")
+    if ratio < 1:
+        raise ConfigError(f"price.cap_ratio: the cap cannot lie under the floor; at least 1, not {ratio}")
+    for unit, price in prices.items():
+        if price < 0:
+            raise ConfigError(f"price.{unit}: a price is not negative")
     never_negative = {
         "ton.unclaimed_cap_nanoton": config.ton.unclaimed_cap_nanoton,
         "ton.claim_risk_ppm_per_day": config.ton.claim_risk_ppm_per_day,
@@ -346,10 +353,3 @@ def _check_ranges(config: Config) -> None:
     for name, value in never_negative.items():
         if value < 0:
             raise ConfigError(f"{name}: not below zero, as {value} is")
-    prices = msgspec.structs.asdict(config.price)
-    ratio = prices.pop("cap_ratio")
-    if ratio < 1:
-        raise ConfigError(f"price.cap_ratio: the cap cannot lie under the floor; at least 1, not {ratio}")
-    for unit, price in prices.items():
-        if price < 0:
-            raise ConfigError(f"price.{unit}: a price is not negative")

@@ -78,9 +78,6 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
         ],
         empty="no tunnels open",
     )  # fmt: skip
-    for tower in state.get("watchtowers", []):
-        has = f"watches over {ton(tower['watched_nanoton'])} on {tower['channels']} channels"
-        output.line(f"watchtower    {short(tower['peer_id'])} {has if tower['reachable'] else 'does not answer'}")
     if "selling" not in state:
         return
     rows = [
@@ -91,6 +88,9 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
     money = state["money"]
     output.line(f"earned {ton(money['earned_nanoton'])}, of it claimed on chain {ton(money['claimed_nanoton'])}, "
                 f"served and not yet paid {ton(money['at_risk_nanoton'])}")  # fmt: skip
+    for tower in state["watchtowers"]:
+        has = f"watches over {ton(tower['watched_nanoton'])} on {tower['channels']} channels"
+        output.line(f"watchtower    {short(tower['peer_id'])} {has if tower['reachable'] else 'does not answer'}")
 
 
 def _rate(bytes_per_s: float) -> str:

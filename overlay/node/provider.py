@@ -219,8 +219,8 @@ class ProviderNode:
             "tunnels": views.tunnels(tunnel.stats() for tunnel in self.listener.tunnels),
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
             "money": await views.earnings(self.ledger),
-            "watchtowers": self.handover.state(),
             "discovery": self.discovery.state(),
+            "watchtowers": self.handover.state(),
         }
 
     async def peers(self, _arguments: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from overlay.errors import ConfigError
 from overlay.settlement import ChannelTerms, Voucher, channel_public_key
-from overlay.settlement.chain import ChannelState
 from overlay.watchtower import TowerPolicy, TowerStore, parse_towers
 from overlay.watchtower.limits import CLOSE_MARGIN_S, EXPIRY_MARGIN_S, MAX_MESSAGE_BYTES, PATIENCE_S
 from overlay.watchtower.messages import NotWatching, Watch, Watching, decode_message, encode_message
@@ -92,7 +92,8 @@ def test_an_address_without_a_peer_id_is_no_towers():
 
 
 def state(status, paid=0, close_at=0):
-    return ChannelState(status, 10**9, paid, 0, close_at, 10**9, NOW)
+    """What the rules read of a :class:`~overlay.settlement.chain.ChannelState`."""
+    return SimpleNamespace(status=status, paid_nanoton=paid, close_at_s=close_at)
 
 
 ahead = st.integers(-10_000, 40 * 86_400)
