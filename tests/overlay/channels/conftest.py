@@ -35,7 +35,7 @@ class Net:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._main,), daemon=True)
         self._thread.start()
-        self._ready.wait()
+        assert self._ready.wait(60), "the devnet did not start: see the thread's exception above"
 
     def clock(self):
         return time.time() + self.offset_s
