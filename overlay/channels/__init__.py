@@ -1,7 +1,6 @@
 """Who has which channel with whom: opened by the client, believed from the chain by the provider, ended by either."""
 
-from overlay.channels.guard import ChannelUse
-from overlay.channels.held import Held
+from overlay.channels.held import ChannelUse, Held
 from overlay.channels.messages import channel_protocol
 from overlay.channels.outcome import Settlement
 from overlay.channels.payee import PayeeDesk

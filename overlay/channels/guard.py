@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import trio
 
 from overlay.chain import Chain
+from overlay.channels.answers import payout_total
 from overlay.channels.batch import affordable
-from overlay.channels.held import Held, hold
+from overlay.channels.held import ChannelUse, Held, hold
 from overlay.channels.limits import (
     CLAIM_COST_BASE_NANOTON,
     CLAIM_COST_EACH_NANOTON,
@@ -46,16 +46,6 @@ from overlay.settlement.ledger import (
 
 CLOSE_SIGNED = "close_signed"
 """The ledger's event of a close agreement that we signed; its detail is the latest time until which one is valid."""
-
-
-class ChannelUse(Protocol):
-    """What the desk must be able to tell whoever serves jobs on channels."""
-
-    async def deposit_grew(self, channel: str, deposit_nanoton: int) -> None:
-        """A channel was topped up to this deposit in all."""
-
-    async def freeze(self, channel: str) -> bool:
-        """Serve no more jobs on a channel; False, and nothing changed, while some are running."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +338,7 @@ class Guard:
                 continue
             operation = message.operation()
             if operation is not None and operation[0] == OP_PAYOUT:
-                paid, transaction = max(paid, _payout_total(message.body)), entry.hash.hex()
+                paid, transaction = max(paid, payout_total(message.body)), entry.hash.hex()
                 break
         await self._note_paid(held, paid, transaction, closed=True)
 
@@ -400,12 +390,3 @@ def _was_closed(held: Held) -> Settlement:
 def _set_status(store: Store, channel: str, status: ChannelStatus, now: int) -> None:
     store.set_status(channel, status, at=now)
     store.add_event(ChannelEvent(channel, now, str(status), 0, ""))
-
-
-def _payout_total(body: object) -> int:
-    """``Payout``'s cumulative sum (contract/channel.tolk): op:uint32 queryId:uint64 [seq:uint64] cumulative:coins …"""
-    cursor = body.begin_parse()  # type: ignore[attr-defined]  # a pytoniq cell, which has no types
-    cursor.skip_bits(32 + 64)
-    if cursor.remaining_bits % 8 == 4:  # one sum, of half a byte and some bytes: the form with a sequence number
-        cursor.skip_bits(64)
-    return int(cursor.load_coins() or 0)

@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 
 from overlay.chain import Chain, unfunded
+from overlay.channels.answers import refund_total
 from overlay.channels.limits import OPENING_GRACE_S
 from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, ConfigError
@@ -155,7 +156,7 @@ class Leaving:
             operation = message.operation()
             if operation is None or operation[0] != OP_REFUND:
                 continue
-            said = _refund_total(message.body)
+            said = refund_total(message.body)
             least = record.deposit_nanoton - message.value_nanoton
             fitting = [
                 paid for paid in (promised, record.paid_nanoton) if least <= paid <= least + RENT_RESERVE_NANOTON
@@ -202,13 +203,6 @@ def was_closed(record: ChannelRecord, transaction: str) -> Settlement:
     where = f", transaction {transaction}" if transaction else ""
     text = f"it had ended before: {ton(record.paid_nanoton)} to the provider, {ton(refund)} back{where}"
     return Settlement(record.channel, record.peer, "was closed", record.paid_nanoton, refund, 0, transaction, text)
-
-
-def _refund_total(body: object) -> int | None:
-    """``Refund``'s cumulative sum (contract/channel.tolk): op:uint32 queryId:uint64 cumulative:coins …"""
-    cursor = body.begin_parse()  # type: ignore[attr-defined]  # a pytoniq cell, which has no types
-    cursor.skip_bits(32 + 64)
-    return int(cursor.load_coins() or 0) if cursor.remaining_bits else None
 
 
 def date(unix_s: int) -> str:

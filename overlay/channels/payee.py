@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import trio
 
 from overlay.chain import Chain
-from overlay.channels.guard import ChannelUse, Guard
-from overlay.channels.held import Held
+from overlay.channels.guard import Guard
+from overlay.channels.held import ChannelUse, Held
 from overlay.channels.limits import (
     CLOSE_VALID_S,
     LOOKUP_WINDOW_S,

@@ -17,6 +17,7 @@ from typing import Any
 
 from pytoniq_core import Cell, CurrencyCollection, HashMap, InternalMsgInfo, MessageAny, ShardAccount, begin_cell
 
+from overlay.channels.answers import amount_paid
 from overlay.settlement import ChannelTerms, DevnetError, Transfer, Voucher, Wallet
 from overlay.settlement.cells import (
     OP_PAYOUT,
@@ -240,20 +241,10 @@ class Rehearsal:
         ours, channel = self.wallet.address, self.situation.terms.address()
         change = stage.balance(ours) - self.stage.balance(ours)
         receives = sum(
-            _paid(message)
+            amount_paid(message)
             for transaction in stage.ran
             for message in (transaction.in_message,)
             if message is not None and transaction.account == ours and message.source == channel
             and (found := message.operation()) is not None and found[0] == operation
         )  # fmt: skip
         return Outcome(course, receives, receives - change, change, at_s, tuple(steps))
-
-
-def _paid(message: Message) -> int:
-    """What a payout or a refund pays: what its body says, else its whole value (contract/channel.tolk)."""
-    cursor = message.body.begin_parse()
-    cursor.skip_bits(32 + 64)
-    if cursor.remaining_bits and cursor.remaining_bits % 8 == 0:
-        cursor.load_coins()
-        return int(cursor.load_coins() or 0)
-    return message.value_nanoton

@@ -166,10 +166,11 @@ class Handover:
         await stream.send(encode_message(self.identity, tower.peer, message))
         answer = decode_message(await stream.receive(MAX_MESSAGE_BYTES), sender=tower.peer, to=self.identity.peer_id)
         if isinstance(answer, Watching) and answer.channel == channel and answer.amount_nanoton >= best.amount_nanoton:
-            tower.promised[channel] = answer.amount_nanoton
+            # Never more than we gave: what a tower boasts of beyond that must not keep us from handing it over.
+            tower.promised[channel] = best.amount_nanoton
             self.log.info(
-                "handed_over", f"…{tower.peer[-8:]} watches over {ton(answer.amount_nanoton)} on …{channel[-8:]}",
-                tower=tower.peer, channel=channel, amount_nanoton=answer.amount_nanoton,
+                "handed_over", f"…{tower.peer[-8:]} watches over {ton(best.amount_nanoton)} on …{channel[-8:]}",
+                tower=tower.peer, channel=channel, amount_nanoton=best.amount_nanoton,
             )  # fmt: skip
             return
         reason = answer.reason if isinstance(answer, NotWatching) else "it answered something else"

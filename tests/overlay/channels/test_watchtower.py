@@ -242,6 +242,25 @@ async def test_vouchers_are_handed_over_each_time_more_than_the_set_sum_is_at_st
     assert (await guarded.watched(record.channel)).amount_nanoton == 2001
 
 
+async def test_a_tower_that_boasts_of_more_than_it_was_given_is_handed_the_next_voucher_all_the_same(
+    guarded, monkeypatch
+):
+    two = guarded.two
+    record = await two.open()
+    await two.promise(record.channel, 5000)
+    watch = guarded.tower.watch
+
+    async def boasting(peer, wanted):
+        return replace(await watch(peer, wanted), amount_nanoton=2**62)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(guarded.tower, "watch", boasting)
+        await guarded.handover.hand_over(EVERYTHING)
+    await two.promise(record.channel, 9000, seq=2)
+    await guarded.handover.hand_over(EVERYTHING)
+    assert (await guarded.watched(record.channel)).amount_nanoton == 9000
+
+
 async def test_a_tower_that_comes_back_gets_everything(guarded):
     two = guarded.two
     record = await two.open()
