@@ -191,7 +191,11 @@ class Guard:
         return [by_channel[chosen.channel] for chosen in choose(now, waiting, self.cost, self.policy)]
 
     async def claim(self, channel: str | None, *, close: bool) -> list[tuple[Held, TxResult]]:
-        """Claim what is unclaimed now, of one channel or all; with ``close`` end them."""
+        """Claim what is unclaimed now, of one channel or all; with ``close`` end them.
+
+        Raises :class:`~overlay.errors.ConfigError` for a channel that we do not know."""
+        if channel is not None:
+            await self._one(channel)
         due = [
             (held, close)
             for held in await self.live()

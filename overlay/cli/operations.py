@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from overlay.datadir import DataDir, open_data_dir
 from overlay.errors import ChainError, CocoonError, ConfigError, DataDirBusy
 from overlay.events import EventLog, Observer
 from overlay.node import views
-from overlay.settlement import ChannelTerms, DevnetError, SettlementError, Voucher, wallet_address
+from overlay.settlement import ChannelTerms, DevnetError, SettlementError, Voucher, check_address, wallet_address
 from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role, Store, VoucherRecord, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
@@ -68,6 +69,8 @@ async def channel_named(data_dir: Path, text: str) -> str:
     """The whole address of the channel that ``text`` names: by its address, or by an end that no other shares.
 
     Raises :class:`~overlay.errors.ConfigError` when none or several fit."""
+    with suppress(ValueError):
+        return check_address(text)  # whole: it may be older than what a listing shows
     known = [str(row["channel"]) for row in await channels_of(data_dir)]
     fitting = [channel for channel in known if channel.endswith(text.removeprefix("…"))]
     if len(fitting) == 1:
@@ -193,10 +196,12 @@ async def prove_exit(setup: Setup, channel: str, observer: Observer) -> dict[str
     channel = await channel_named(setup.data_dir, channel)
     store = Store(path)
     try:
-        record, best = store.channel(channel), store.voucher(channel)
+        record = store.channel(channel)
+        best = None if record is None else store.voucher(channel)
     finally:
         store.close()
-    assert record is not None
+    if record is None:
+        raise ConfigError(f"there is no channel {channel}; `cocoon channel list` shows them")
     if record.status is ChannelStatus.CLOSED:
         raise ConfigError(f"the channel {channel} is closed: `cocoon channel exit` says how it ended")
     log = EventLog(observer, time.time)

@@ -62,6 +62,7 @@ async def test_a_client_is_told_both_courses_and_gets_the_one_that_comes_true(tw
     assert abs(await balance(two.payer) - before - claimed.change_nanoton) < RENT_OF_THE_TEST
 
 
+@pytest.mark.slow
 async def test_a_refund_that_has_started_is_only_finished_and_brings_what_was_said(two):
     record = await two.open()
     before = await balance(two.payer)
