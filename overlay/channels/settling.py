@@ -8,9 +8,9 @@ whatever it brings, and a channel needs one at its end in any case. Between the 
 * otherwise a channel is claimed once what its waiting has risked by now (unclaimed × time × the owner's daily rate)
   has reached the fee, provided that waiting for the deadline would risk that much again.
 
-The last rule is that of the dynamic TCP acknowledgement problem (Dooly, Goldman and Scott, STOC 1998): whatever is
-earned and when, fees and risk together are at most twice what somebody who knew the future would have paid, and no rule
-without knowledge of the future does better. A wallet's message that leaves anyway takes others along, for
+The last rule is the greedy one of the dynamic TCP acknowledgement problem (Dooly, Goldman and Scott, STOC 1998):
+whatever is earned and when, fees and risk together are at most twice what somebody who knew the future would have paid,
+and one fee; no deterministic rule without that knowledge has a better factor. A wallet's message that leaves anyway takes others along, for
 which only the claim itself is then paid and not the message.
 """
 
