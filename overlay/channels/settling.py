@@ -10,8 +10,8 @@ whatever it brings, and a channel needs one at its end in any case. Between the 
 
 The last rule is the greedy one of the dynamic TCP acknowledgement problem (Dooly, Goldman and Scott, STOC 1998):
 whatever is earned and when, fees and risk together are at most twice what somebody who knew the future would have paid,
-and one fee; no deterministic rule without that knowledge has a better factor. A wallet's message that leaves anyway takes others along, for
-which only the claim itself is then paid and not the message.
+and one fee; no deterministic rule without that knowledge has a better factor. A wallet's message that leaves anyway
+takes others along, for which only the claim itself is then paid and not the message.
 """
 
 from __future__ import annotations
