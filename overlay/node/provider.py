@@ -172,7 +172,8 @@ class ProviderNode:
     log: EventLog
     started_at: float
     discovery: Discovery
-    handover: Handover
+    handover: Handover | None = None
+    """To its watchtowers, if it has any."""
     crowded: bool = False
     """Whether it was told that not every offer is announced."""
 
@@ -220,7 +221,7 @@ class ProviderNode:
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
             "money": await views.earnings(self.ledger),
             "discovery": self.discovery.state(),
-            "watchtowers": self.handover.state(),
+            "watchtowers": [] if self.handover is None else self.handover.state(),
         }
 
     async def peers(self, _arguments: Mapping[str, Any]) -> Any:
@@ -274,8 +275,9 @@ async def run_provider(
                     await node.directory.withdraw()
                     if not await node.jobs.drain(config.node.drain_timeout_s):
                         log.warning("drain_timeout", "some jobs did not end in time and are cut off")
-                    with trio.move_on_after(LAST_HAND_OVER_S):
-                        await node.handover.hand_over(0)
+                    if node.handover is not None:
+                        with trio.move_on_after(LAST_HAND_OVER_S):
+                            await node.handover.hand_over(0)
                     nursery.cancel_scope.cancel()
     log.info("stopped", "stopped; nothing is lost: claims can be made whenever the node runs again")
 
@@ -336,9 +338,11 @@ async def open_provider(
         desk = channels.PayeeDesk(
             chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, money.settle_at_nanoton, policy
         )
-        handover = Handover(
-            identity, subnet.id, host, towers, desk.claims.live, log, time.time, config.watchtower.hand_over_nanoton
-        )
+        handover = None
+        if towers:
+            handover = Handover(
+                identity, subnet.id, host, towers, desk.claims.live, log, time.time, config.watchtower.hand_over_nanoton
+            )
         host.set_handler(channels.channel_protocol(subnet.id), desk.handle)
         terms = PaymentTerms(
             chain.account.address, chain.channel_key, chain.client.network_id, MIN_DEPOSIT_NANOTON,
@@ -398,7 +402,7 @@ async def _start_tasks(node: ProviderNode, nursery: trio.Nursery, data_dir: Data
     await nursery.start(serve_control, data_dir.path, commands)
     nursery.start_soon(tell_host_events, node.host, node.log)
     nursery.start_soon(node.channels.guard)
-    if node.handover.towers:
+    if node.handover is not None:
         nursery.start_soon(node.handover.run)
     rng = random.Random(os.urandom(8))  # noqa: S311 — a phase, no secret
 
