@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 
+from overlay import settlement
 from overlay.channels.limits import (
     CLAIM_ATTACHED_NANOTON,
     CLAIM_MARGIN_S,
@@ -18,7 +19,7 @@ from overlay.channels.limits import (
 )
 from overlay.errors import ConfigError
 from overlay.settlement import ChannelTerms, OperationFailed, ProofRejected, Transfer, Voucher, Wallet
-from overlay.settlement.chain import ChannelRefused, WalletAccount, claim, start_refund
+from overlay.settlement.chain import ChannelRefused, TonClient, WalletAccount, claim, start_refund
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role
 
 TON = 1_000_000_000
@@ -175,6 +176,28 @@ async def test_a_provider_whose_clock_is_ten_minutes_wrong_claims_before_every_d
     await two.net.advance(LIFE_S + 3600 - CLOSE_MARGIN_S + 10)
     await two.payee.look()
     assert (await book(two.payee, leaving.channel)).paid_nanoton == 2000, "but never into the last minutes"
+
+
+@pytest.mark.skipif(
+    not hasattr(settlement, "ClockSkewed"), reason="this version's chain client takes a fast clock for an old block"
+)
+@pytest.mark.parametrize("skew_s", [-MAX_CLOCK_SKEW_S, MAX_CLOCK_SKEW_S], ids=["slow", "fast"])
+async def test_a_node_whose_clock_goes_wrong_while_it_runs_claims_before_the_deadline_all_the_same(two, net, skew_s):
+    skew = [0]
+
+    def clock():
+        return net.clock() + skew[0]
+
+    async with TonClient.connect(net.devnet.global_config(), clock=clock) as client:
+        chain = two.payee.chain
+        two.payee.claims.chain = replace(chain, client=client, account=WalletAccount(client, chain.account.wallet))
+        two.payee.clock = clock
+        record = await two.open()
+        await two.promise(record.channel, 1000)
+        skew[0] = skew_s
+        await two.net.advance(LIFE_S - CLAIM_MARGIN_S + 10)
+        await two.payee.look()
+        assert (await book(two.payee, record.channel)).paid_nanoton == 1000
 
 
 @pytest.mark.parametrize("who", ["payer", "payee"])
