@@ -121,6 +121,12 @@ class TonSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel_lifetime_s: int = 7 * 86_400
     settle_at_nanoton: int = 1_000_000_000
     """A provider claims when this much is unclaimed (and in any case before a channel expires)."""
+    unclaimed_cap_nanoton: int = 20_000_000_000
+    """And when this much is unclaimed on all its channels together, the largest first."""
+    claim_risk_ppm_per_day: int = 1000
+    """What it reckons to lose of unclaimed money in a day, in millionths: a claim is due when that has cost its fee."""
+    claim_dust_nanoton: int = 0
+    """This much or less is not worth a claim, not even before a channel ends."""
 
 
 class RiskSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,6 +180,21 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of an environment variable with a bearer token that requests must carry; empty asks for none."""
 
 
+class WatchtowerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[watchtower]`: who claims for a provider that is not there, and for whom a watchtower does."""
+
+    towers: list[str] = msgspec.field(default_factory=list)
+    """A provider's watchtowers: multiaddrs, each ending in `/p2p/<peer id>`, to which it hands its vouchers."""
+    hand_over_nanoton: int = 10_000_000
+    """It does so each time more than this would be lost without."""
+    serve: list[str] = msgspec.field(default_factory=list)
+    """Peer ids of the providers that a watchtower serves; `*` serves anybody."""
+    allowance_nanoton: int = 200_000_000
+    """What claims for one provider may cost a watchtower in 30 days."""
+    patience_s: int = 600
+    """How long a watchtower lets a provider claim by itself once a refund has started."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration; every field has a default, so an empty file is a valid one."""
 
@@ -186,6 +207,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     risk: RiskSection = RiskSection()
     engine: EngineSection = EngineSection()
     gateway: GatewaySection = GatewaySection()
+    watchtower: WatchtowerSection = WatchtowerSection()
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -193,7 +215,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "home": {"node": {"queue_per_engine": 16}, "ton": {"settle_at_nanoton": 1_000_000_000}},
     "datacenter": {
         "node": {"queue_per_engine": 512, "tunnel_port": 4002},
-        "ton": {"settle_at_nanoton": 20_000_000_000},
+        "ton": {"settle_at_nanoton": 20_000_000_000, "unclaimed_cap_nanoton": 200_000_000_000},
     },
 }
 """`local`: loopback only, any free port, for trying things. `home`: one GPU behind a home router. `datacenter`: a
@@ -362,6 +384,7 @@ def _check_ranges(config: Config) -> None:
         "ton.credit_window_nanoton": config.ton.credit_window_nanoton,
         "ton.challenge_period_s": config.ton.challenge_period_s,
         "ton.channel_lifetime_s": config.ton.channel_lifetime_s,
+        "ton.settle_at_nanoton": config.ton.settle_at_nanoton,
         "market.agreement_s": config.market.agreement_s,
         "node.queue_per_engine": config.node.queue_per_engine,
     }
@@ -378,3 +401,14 @@ def _check_ranges(config: Config) -> None:
     for unit, price in prices.items():
         if price < 0:
             raise ConfigError(f"price.{unit}: a price is not negative")
+    never_negative = {
+        "ton.unclaimed_cap_nanoton": config.ton.unclaimed_cap_nanoton,
+        "ton.claim_risk_ppm_per_day": config.ton.claim_risk_ppm_per_day,
+        "ton.claim_dust_nanoton": config.ton.claim_dust_nanoton,
+        "watchtower.hand_over_nanoton": config.watchtower.hand_over_nanoton,
+        "watchtower.allowance_nanoton": config.watchtower.allowance_nanoton,
+        "watchtower.patience_s": config.watchtower.patience_s,
+    }
+    for name, value in never_negative.items():
+        if value < 0:
+            raise ConfigError(f"{name}: not below zero, as {value} is")

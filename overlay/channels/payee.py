@@ -1,26 +1,22 @@
 """The provider's side of its channels: believe them only from the chain, close them together, claim in time.
 
-Three parts: :class:`PayeeDesk` answers clients, :meth:`PayeeDesk.guard` watches the chain and claims before
-anything can be lost, and :meth:`PayeeDesk.claim` is what the owner orders by hand.
-The ledger is written before an answer leaves.
+Two parts: :class:`PayeeDesk` answers clients here, its :class:`~overlay.channels.guard.Guard` watches the chain and
+claims. The ledger is written before an answer leaves.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import trio
 
 from overlay.chain import Chain
+from overlay.channels.guard import Guard
+from overlay.channels.held import ChannelUse, Held
 from overlay.channels.limits import (
-    CLAIM_MARGIN_S,
     CLOSE_VALID_S,
-    CLOSING_INTERVAL_S,
-    GUARD_INTERVAL_S,
-    LAST_MINUTE_S,
     LOOKUP_WINDOW_S,
     MAX_CHAIN_LOOKUPS_PER_PEER,
     MAX_CHANNELS_PER_PEER,
@@ -42,51 +38,22 @@ from overlay.channels.messages import (
     decode_message,
     encode_message,
 )
+from overlay.channels.outcome import Settlement
+from overlay.channels.settling import ClaimPolicy
 from overlay.events import EventLog, ton
-from overlay.settlement import ChannelTerms, CloseAgreement, SettlementError, Voucher
-from overlay.settlement.cells import OP_PAYOUT
-from overlay.settlement.chain import ChannelState, Claim, TxResult, claim_many
-from overlay.settlement.ledger import (
-    ChannelEvent,
-    ChannelRecord,
-    ChannelStatus,
-    GroupCommit,
-    LedgerError,
-    MoneyAtRisk,
-    Role,
-    Store,
-    VoucherRecord,
-)
+from overlay.settlement import ChannelTerms, CloseAgreement, SettlementError
+from overlay.settlement.chain import ChannelState, TxResult
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, LedgerError, Role, Store
+from overlay.settlement.limits import MAX_AMOUNT_NANOTON
 from transport.host.interface import HostStream, StreamError
 from transport.identity import PeerId
 from transport.wire import WireError
 
-LIVE = (ChannelStatus.OPEN, ChannelStatus.DISPUTED, ChannelStatus.CLOSING)
-
-
-class ChannelUse(Protocol):
-    """What the desk must be able to tell whoever serves jobs on channels."""
-
-    async def deposit_grew(self, channel: str, deposit_nanoton: int) -> None:
-        """A channel was topped up to this deposit in all."""
-
-    async def freeze(self, channel: str) -> bool:
-        """Serve no more jobs on a channel; False, and nothing changed, while some are running."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """A channel as the ledger has it: terms, highest voucher and sums."""
-
-    record: ChannelRecord
-    terms: ChannelTerms
-    voucher: VoucherRecord | None
-    sums: MoneyAtRisk
-
 
 @dataclass
 class PayeeDesk:
-    """See the module's docstring. ``clock`` gives Unix seconds."""
+    """See the module's docstring. ``clock`` gives Unix seconds; without a ``policy`` only deadlines and
+    ``settle_at_nanoton`` decide when to claim."""
 
     chain: Chain
     ledger: GroupCommit
@@ -95,10 +62,14 @@ class PayeeDesk:
     clock: Callable[[], float]
     min_deposit_nanoton: int
     settle_at_nanoton: int
+    policy: ClaimPolicy | None = None
+    claims: Guard = field(init=False)
     _streams: Counter[PeerId] = field(default_factory=Counter)
     _lookups: dict[PeerId, deque[float]] = field(default_factory=dict)
-    _claiming: trio.Lock = field(default_factory=trio.Lock)
-    _poke: trio.Event = field(default_factory=trio.Event)
+
+    def __post_init__(self) -> None:
+        policy = self.policy or ClaimPolicy(self.settle_at_nanoton, MAX_AMOUNT_NANOTON, 0)
+        self.claims = Guard(self.chain, self.ledger, self.use, self.log, lambda: self.clock(), policy)
 
     # ---- answering clients ----
 
@@ -193,8 +164,7 @@ class PayeeDesk:
         )  # fmt: skip
 
         def adopt(store: Store) -> bool:
-            mine = store.channels(role=Role.PAYEE, peer=peer)
-            if sum(other.status in LIVE for other in mine) >= MAX_CHANNELS_PER_PEER:
+            if len(store.live_channels(Role.PAYEE, peer=peer)) >= MAX_CHANNELS_PER_PEER:
                 return False
             store.add_channel(record)
             return True
@@ -209,194 +179,46 @@ class PayeeDesk:
 
     async def agree_to_close(self, peer: PeerId, agreement: CloseAgreement, signature: bytes) -> CloseSigned | Refused:
         """Sign that a channel ends at the client's sum, if that is no less than what we are owed and promised."""
-        held = await self._held(agreement.channel)
+        held = await self.claims.held(agreement.channel)
         if held is None or held.record.peer != peer or held.record.role is not Role.PAYEE:
             return Refused("no such channel")
         if held.record.status not in (ChannelStatus.OPEN, ChannelStatus.CLOSING):
             return Refused(f"the channel is {held.record.status}")
         least = max(held.sums.promised_nanoton, held.sums.owed_nanoton)
-        now = self.clock()
-        if (
-            agreement.network_id != held.terms.network_id
-            or not now < agreement.valid_until_s <= now + 2 * CLOSE_VALID_S
-        ):
-            return Refused("the close agreement is for another network, or not for the next minutes")
+        if agreement.network_id != held.terms.network_id:
+            return Refused("the close agreement is for another network")
         if not agreement.verify(held.terms.payer_key, signature):
             return Refused("your signature under the close agreement does not verify")
         if agreement.amount_nanoton < least:
             return Refused(f"{least} nanoTON is due, not {agreement.amount_nanoton}: send the last voucher first")
         if agreement.amount_nanoton > held.record.deposit_nanoton:
             return Refused("the sum is more than the deposit")
+        if not self._may_look(peer):
+            return Refused("too many messages about channels; wait a minute")
+        # The contract goes by the chain's time, and so do both of us: neither machine's clock has a say.
+        now = await self.chain.client.chain_time_s()
+        if not now < agreement.valid_until_s <= now + 2 * CLOSE_VALID_S:
+            return Refused("the close agreement is not for the next minutes")
         if not await self.use.freeze(agreement.channel):
             return Refused("jobs are running on this channel; wait for them, or cancel them")
-        await self._set_status(agreement.channel, ChannelStatus.CLOSING)
-        self._poke.set()
+        await self.claims.close_signed(agreement.channel, agreement.valid_until_s)
+        self.claims.poke()
         return CloseSigned(agreement.sign(self.chain.channel_seed))
 
     # ---- watching the chain ----
 
     async def guard(self) -> None:
-        """Look at every channel now and then, for ever: claim what is due, note what ended."""
-        while True:
-            self._poke = trio.Event()
-            ending = False
-            try:
-                ending = await self.look()
-            except (SettlementError, LedgerError) as error:
-                self.log.warning("chain", f"cannot look after the channels: {error}; trying again")
-            with trio.move_on_after(CLOSING_INTERVAL_S if ending else GUARD_INTERVAL_S):
-                await self._poke.wait()
+        """Look at every channel now and then, for ever (:meth:`Guard.run`)."""
+        await self.claims.run()
 
     async def look(self) -> bool:
-        """One round of :meth:`guard`; whether a channel is about to be closed, so that the next round should be soon.
-
-        Raises :class:`~overlay.settlement.SettlementError` when the chain is away."""
-        due: list[tuple[Held, bool]] = []
-        ending = False
-        for held in await self._live():
-            state = await self.chain.client.channel_state(held.terms, was_open=True)
-            if state.status == "closed":
-                await self._note_closed(held)
-                continue
-            ends = await self._ends(held, state)
-            ending = ending or state.status == "closing" or held.record.status is ChannelStatus.CLOSING
-            unclaimed = held.sums.promised_nanoton - state.paid_nanoton
-            if unclaimed > 0 and (ends or unclaimed >= self.settle_at_nanoton):
-                due.append((held, ends))
-        if due:
-            await self._claim(due)
-        return ending
-
-    async def _ends(self, held: Held, state: ChannelState) -> bool:
-        """Whether the channel must be claimed and closed now; sees to it that one that ends serves nothing more."""
-        channel = held.record.channel
-        leaving = state.status == "closing"
-        if leaving and held.record.status is ChannelStatus.OPEN:
-            await self._set_status(channel, ChannelStatus.CLOSING)
-            self.log.warning(
-                "refund_started", f"…{held.record.peer[-8:]} wants its deposit back: claiming what is due",
-                channel=channel, peer=held.record.peer, closes_at=state.close_at_s,
-            )  # fmt: skip
-        elif held.record.status is ChannelStatus.CLOSING and state.status == "open":
-            await self._reopen_if_forgotten(held)
-        if held.terms.expiry_s - self.clock() < CLAIM_MARGIN_S:
-            return True
-        # Jobs that still run may yet earn a higher voucher: closing waits for them, but never into the last minute.
-        return leaving and (await self.use.freeze(channel) or state.close_at_s - self.clock() < LAST_MINUTE_S)
+        """One round of :meth:`guard` (:meth:`Guard.look`)."""
+        return await self.claims.look()
 
     async def claim(self, channel: str | None, *, close: bool) -> list[tuple[Held, TxResult]]:
-        """Claim what is unclaimed now, of one channel or all; with ``close`` end them."""
-        due = [
-            (held, close)
-            for held in await self._live()
-            if channel in (None, held.record.channel) and held.voucher is not None
-            and (close or held.sums.unclaimed_nanoton > 0)
-        ]  # fmt: skip
-        return await self._claim(due)
+        """What the owner orders by hand (:meth:`Guard.claim`)."""
+        return await self.claims.claim(channel, close=close)
 
-    async def _claim(self, due: Sequence[tuple[Held, bool]]) -> list[tuple[Held, TxResult]]:
-        async with self._claiming:
-            claims = []
-            for held, close in due:
-                assert held.voucher is not None
-                voucher = Voucher(
-                    held.record.channel, held.terms.network_id, held.voucher.seq, held.voucher.amount_nanoton
-                )
-                claims.append(Claim(held.terms, voucher, held.voucher.signature, close))
-            if not claims:
-                return []
-            results = await claim_many(self.chain.account, claims)
-        done = []
-        for (held, close), result in zip(due, results, strict=True):
-            assert held.voucher is not None
-            await self._note_paid(held, held.voucher.amount_nanoton, result.hash, closed=close)
-            done.append((held, result))
-        return done
-
-    async def _note_paid(self, held: Held, total_nanoton: int, transaction: str, *, closed: bool) -> None:
-        channel = held.record.channel
-
-        def note(store: Store) -> None:
-            store.set_paid(channel, total_nanoton)
-            if closed:
-                store.set_status(channel, ChannelStatus.CLOSED, at=int(self.clock()))
-
-        await self.ledger.run(note)
-        gained = total_nanoton - held.record.paid_nanoton
-        if not transaction and not held.sums.promised_nanoton:
-            self.log.info(
-                "settled", f"closed …{channel[-8:]}: nothing was owed",
-                channel=channel, peer=held.record.peer, gained_nanoton=0, paid_nanoton=0, transaction="", closed=True,
-            )  # fmt: skip
-            return
-        if not transaction:
-            self.log.warning(
-                "channel_gone", f"channel …{channel[-8:]} is not on this chain any more, and paid nothing at its end",
-                channel=channel, peer=held.record.peer, paid_nanoton=total_nanoton,
-            )  # fmt: skip
-            return
-        verb = "closed" if closed else "claimed"
-        self.log.info(
-            "settled", f"{verb} …{channel[-8:]}: {ton(gained)} paid on chain, transaction {transaction}",
-            channel=channel, peer=held.record.peer, gained_nanoton=gained, paid_nanoton=total_nanoton,
-            transaction=transaction, closed=closed,
-        )  # fmt: skip
-
-    async def _note_closed(self, held: Held) -> None:
-        """The channel's account is gone: find in our wallet what it paid us at the end."""
-        paid, transaction = held.record.paid_nanoton, ""
-        for entry in await self.chain.client.transactions(self.chain.account.address):
-            message = entry.in_message
-            if message is None or message.source != held.record.channel or message.bounced:
-                continue
-            operation = message.operation()
-            if operation is not None and operation[0] == OP_PAYOUT:
-                paid, transaction = max(paid, _payout_total(message.body)), entry.hash.hex()
-                break
-        await self._note_paid(held, paid, transaction, closed=True)
-
-    async def _reopen_if_forgotten(self, held: Held) -> None:
-        """Serve a channel again whose close agreement has run out unused."""
-        events = await self.ledger.run(lambda store: store.events(held.record.channel, limit=1))
-        since = events[0].at if events else held.record.opened_at
-        if self.clock() - since > 2 * CLOSE_VALID_S:
-            await self._set_status(held.record.channel, ChannelStatus.OPEN)
-
-    # ---- the ledger ----
-
-    async def _set_status(self, channel: str, status: ChannelStatus) -> None:
-        now = int(self.clock())
-
-        def write(store: Store) -> None:
-            store.set_status(channel, status, at=now)
-            store.add_event(ChannelEvent(channel, now, str(status), 0, ""))
-
-        await self.ledger.run(write)
-
-    async def _held(self, channel: str) -> Held | None:
-        def read(store: Store) -> Held | None:
-            record = store.channel(channel)
-            return None if record is None else _hold(store, record)
-
-        return await self.ledger.run(read)
-
-    async def _live(self) -> list[Held]:
-        network = self.chain.client.network_id
-
-        def read(store: Store) -> list[Held]:
-            mine = store.channels(role=Role.PAYEE)
-            return [_hold(store, r) for r in mine if r.status in LIVE and r.network_id == network]
-
-        return await self.ledger.run(read)
-
-
-def _hold(store: Store, record: ChannelRecord) -> Held:
-    terms = ChannelTerms.from_bytes(record.terms)
-    return Held(record, terms, store.voucher(record.channel), store.at_risk(record.channel))
-
-
-def _payout_total(body: object) -> int:
-    """``Payout``'s cumulative sum: op:uint32 queryId:uint64 cumulative:coins amount:coins (contract/channel.tolk)."""
-    cursor = body.begin_parse()  # type: ignore[attr-defined]  # a pytoniq cell, which has no types
-    cursor.skip_bits(32 + 64)
-    return int(cursor.load_coins() or 0)
+    async def leave(self, channel: str) -> Settlement:
+        """Get out of one channel alone (:meth:`Guard.leave`)."""
+        return await self.claims.leave(channel)

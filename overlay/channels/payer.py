@@ -6,15 +6,14 @@ start, every channel that the ledger calls live is compared with the chain.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import trio
 
-from overlay.chain import Chain, unfunded
+from overlay.chain import Chain
+from overlay.channels.leaving import Leaving, on_chain
 from overlay.channels.limits import (
     CLOSE_VALID_S,
     EXPIRY_MARGIN_S,
@@ -34,19 +33,16 @@ from overlay.channels.messages import (
     decode_message,
     encode_message,
 )
+from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, CocoonError, ProviderGone, Unfunded
 from overlay.events import EventLog, ton
-from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds, SettlementError
-from overlay.settlement.chain import TxResult, cooperative_close, finish_refund, open_channel, start_refund, top_up
+from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds
+from overlay.settlement.chain import cooperative_close, open_channel, top_up
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, Role, Store
 from overlay.settlement.limits import MAX_NONCE
 from transport.host.interface import Host, HostError
 from transport.identity import PeerId
 from transport.wire import WireError
-
-T = TypeVar("T")
-
-LIVE = (ChannelStatus.OPENING, ChannelStatus.OPEN, ChannelStatus.DISPUTED, ChannelStatus.CLOSING)
 
 
 @dataclass(frozen=True)
@@ -57,20 +53,6 @@ class Payee:
     address: str
     key: bytes
     host_addrs: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Settlement:
-    """How a channel ended: what the provider got in all, what came back, and the transaction that did it."""
-
-    channel: str
-    peer: str
-    action: str
-    paid_nanoton: int
-    refund_nanoton: int
-    fee_nanoton: int
-    transaction: str
-    text: str
 
 
 @dataclass
@@ -87,8 +69,12 @@ class PayerDesk:
     deposit_nanoton: int
     lifetime_s: int
     challenge_period_s: int
+    leaving: Leaving = field(init=False)
     _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.leaving = Leaving(self.chain, self.ledger, self.log, lambda: self.clock())
 
     # ---- having one ----
 
@@ -102,14 +88,14 @@ class PayerDesk:
             if state.status in ("closed", "absent"):
                 if opening and now - record.opened_at < OPENING_GRACE_S:
                     continue  # the wallet's message may still be on its way: look again at the next start
-                await self._found_closed(record)
+                await self.leaving.found_closed(record)
                 self.log.warning("channel", f"channel …{channel[-8:]} is not on this chain any more", channel=channel)
             elif opening or state.deposit_nanoton != record.deposit_nanoton:
                 await self.ledger.run(partial(_opened, channel=channel, deposit_nanoton=state.deposit_nanoton, at=now))
             elif state.status == "closing" and record.status is ChannelStatus.OPEN:
-                await self._status(channel, ChannelStatus.CLOSING)
+                await self.leaving.status(channel, ChannelStatus.CLOSING)
             elif state.status == "open" and record.status is ChannelStatus.CLOSING:
-                await self._status(channel, ChannelStatus.OPEN)
+                await self.leaving.status(channel, ChannelStatus.OPEN)
 
     async def ensure(
         self, payee: Payee, *, spendable_nanoton: int, min_deposit_nanoton: int, deposit_nanoton: int | None = None
@@ -122,7 +108,7 @@ class PayerDesk:
         """
         lock = self._locks.setdefault(payee.peer, trio.Lock())
         async with lock:
-            return await _on_chain(
+            return await on_chain(
                 self.chain, lambda: self._ensure(payee, spendable_nanoton, min_deposit_nanoton, deposit_nanoton)
             )
 
@@ -170,7 +156,7 @@ class PayerDesk:
             result = await open_channel(self.chain.account, terms, deposit)
         except InsufficientFunds:
             # Nothing was sent; anything else may have been, and is looked up at the next start.
-            await self._status(record.channel, ChannelStatus.CLOSED)
+            await self.leaving.status(record.channel, ChannelStatus.CLOSED)
             raise
         await self.ledger.run(lambda store: _opened(store, record.channel, deposit, int(self.clock())))
         self.log.info(
@@ -226,71 +212,43 @@ class PayerDesk:
         Every job on it must have ended, and its payment been sent. Raises :class:`~overlay.errors.ProviderGone` when
         the provider does not agree: `cocoon channel exit` then gets the money out alone, later.
         """
+        async with self.leaving.lock(channel):
+            return await self._close_together(channel, addrs)
+
+    async def _close_together(self, channel: str, addrs: Sequence[str]) -> Settlement:
         record, terms = await self._one(channel)
         # A provider that has signed serves the channel no more: ask it only when the close can be sent right after.
-        state = await _on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
+        state = await on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
         if state.status in ("closed", "absent"):
-            return await self._found_closed(record)
+            return await self.leaving.found_closed(record)
         sums = await self.ledger.run(lambda store: store.at_risk(channel))
         amount = max(sums.promised_nanoton, sums.owed_nanoton)
-        agreement = CloseAgreement(channel, terms.network_id, amount, int(self.clock()) + CLOSE_VALID_S)
+        # By the chain's time, as the contract and the provider see it, whatever our clock says.
+        agreement = CloseAgreement(channel, terms.network_id, amount, state.utime_s + CLOSE_VALID_S)
         signature = agreement.sign(self.chain.channel_seed)
-        await self._status(channel, ChannelStatus.CLOSING)
+        await self.leaving.status(channel, ChannelStatus.CLOSING)
         try:
             answer = await self._ask(PeerId(record.peer), ProposeClose(agreement, signature), addrs)
         except CocoonError:
-            await self._status(channel, record.status)
+            await self.leaving.status(channel, record.status)
             raise
         if not isinstance(answer, CloseSigned) or not agreement.verify(terms.payee_key, answer.payee_signature):
-            await self._status(channel, record.status)
+            await self.leaving.status(channel, record.status)
             reason = answer.reason if isinstance(answer, Refused) else "its signature does not verify"
             raise ProviderGone(f"the provider does not close the channel: {reason}")
-        result = await _on_chain(
+        result = await on_chain(
             self.chain,
             lambda: cooperative_close(self.chain.account, terms, agreement, signature, answer.payee_signature),
         )
-        await self._ended(channel, amount)
-        return self._settlement(record, "closed", amount, record.deposit_nanoton - amount, result)
+        await self.leaving.ended(channel, amount)
+        self._announced.discard(channel)
+        return self.leaving.tell(record, "closed", amount, record.deposit_nanoton - amount, result)
 
     async def leave(self, channel: str) -> Settlement:
-        """Get out alone: start the refund, or finish it when the challenge period has passed."""
-        record, terms = await self._one(channel)
-        state = await _on_chain(self.chain, lambda: self.chain.client.channel_state(terms, was_open=True))
-        if state.status in ("closed", "absent"):
-            return await self._found_closed(record)
-        if state.status == "open":
-            result = await _on_chain(self.chain, lambda: start_refund(self.chain.account, terms))
-            await self._status(channel, ChannelStatus.CLOSING)
-            when = _date(result.state.close_at_s)
-            text = f"the same command gets what the provider has not claimed, from {when} on; transaction {result.hash}"
-            return self._settlement(record, "refund started", state.paid_nanoton, 0, result, text)
-        if state.utime_s < state.close_at_s:
-            raise ChainError(
-                f"the refund was started; it can be finished from {_date(state.close_at_s)} on, by the same command"
-            )
-        result = await _on_chain(self.chain, lambda: finish_refund(self.chain.account, terms))
-        await self._ended(channel, state.paid_nanoton)
-        return self._settlement(record, "refunded", state.paid_nanoton, state.spendable_nanoton, result)
-
-    async def _found_closed(self, record: ChannelRecord) -> Settlement:
-        """The provider has closed it: with our highest voucher, which is what it could claim at most."""
-        sums = await self.ledger.run(lambda store: store.at_risk(record.channel))
-        paid = max(sums.promised_nanoton, record.paid_nanoton)
-        await self._ended(record.channel, paid)
-        text = f"the provider had closed it with your last voucher of {ton(paid)}; the rest came back then"
-        refund = record.deposit_nanoton - paid
-        return Settlement(record.channel, record.peer, "was closed", paid, refund, 0, "", text)
-
-    def _settlement(
-        self, record: ChannelRecord, action: str, paid: int, refund: int, result: TxResult, text: str = ""
-    ) -> Settlement:
-        text = text or f"{ton(paid)} to the provider, {ton(refund)} back, transaction {result.hash}"
-        self.log.info(
-            "settled", f"{action}: …{record.channel[-8:]}, {text}",
-            channel=record.channel, peer=record.peer, paid_nanoton=paid, refund_nanoton=refund,
-            fee_nanoton=result.fee_nanoton, transaction=result.hash,
-        )  # fmt: skip
-        return Settlement(record.channel, record.peer, action, paid, refund, result.fee_nanoton, result.hash, text)
+        """Get out alone: the next step of it (:meth:`Leaving.leave`)."""
+        left = await self.leaving.leave(channel)
+        self._announced.discard(channel)
+        return left
 
     # ---- the ledger ----
 
@@ -299,8 +257,8 @@ class PayerDesk:
         network = self.chain.client.network_id
 
         def read(store: Store) -> list[tuple[ChannelRecord, ChannelTerms]]:
-            mine = store.channels(role=Role.PAYER, peer=peer)
-            return [(r, ChannelTerms.from_bytes(r.terms)) for r in mine if r.status in LIVE and r.network_id == network]
+            mine = store.live_channels(Role.PAYER, peer=peer)
+            return [(record, ChannelTerms.from_bytes(record.terms)) for record in mine if record.network_id == network]
 
         return await self.ledger.run(read)
 
@@ -309,31 +267,6 @@ class PayerDesk:
             if record.channel == channel:
                 return record, terms
         raise ChainError(f"there is no live channel {channel}; `cocoon channel list` shows them")
-
-    async def _status(self, channel: str, status: ChannelStatus) -> None:
-        await self.ledger.run(lambda store: store.set_status(channel, status, at=int(self.clock())))
-
-    async def _ended(self, channel: str, paid_nanoton: int) -> None:
-        def write(store: Store) -> None:
-            store.set_paid(channel, paid_nanoton)
-            store.set_status(channel, ChannelStatus.CLOSED, at=int(self.clock()))
-
-        await self.ledger.run(write)
-        self._announced.discard(channel)
-
-
-def _date(unix_s: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_s))
-
-
-async def _on_chain(chain: Chain, operation: Callable[[], Awaitable[T]]) -> T:
-    """Run a chain operation and turn its errors into those for people."""
-    try:
-        return await operation()
-    except InsufficientFunds as error:
-        raise unfunded(chain, error) from error
-    except SettlementError as error:
-        raise ChainError(f"TON: {error}") from error
 
 
 def _opened(store: Store, channel: str, deposit_nanoton: int, at: int) -> None:

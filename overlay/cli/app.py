@@ -11,7 +11,7 @@ import trio
 import typer
 
 from compute.tasks import TaskError
-from overlay.cli import ask, channel, devnet, gateway, market, node, subnet, swarm, wallet
+from overlay.cli import ask, channel, devnet, gateway, market, node, subnet, swarm, wallet, watchtower
 from overlay.cli.output import Output
 from overlay.errors import CocoonError, InvalidRequest
 
@@ -28,6 +28,7 @@ app.add_typer(gateway.app, name="gateway")
 app.add_typer(market.app, name="market")
 app.add_typer(channel.app, name="channel")
 app.add_typer(wallet.app, name="wallet")
+app.add_typer(watchtower.app, name="watchtower")
 app.add_typer(subnet.app, name="subnet")
 app.add_typer(devnet.app, name="devnet")
 app.add_typer(swarm.app, name="swarm")

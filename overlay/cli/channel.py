@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import trio
 import typer
@@ -15,6 +16,9 @@ from overlay.datadir import home
 from overlay.events import ton
 
 app = typer.Typer(help="Payment channels: list, open, settle, leave.", no_args_is_help=True)
+
+WAIT_LOOK_S = 60.0
+"""How often `exit --wait` looks whether the money is out."""
 
 RoleOption = Annotated[
     str, typer.Option("--as", help="client (what you pay from) or node (what you earn in).", metavar="ROLE")
@@ -49,18 +53,25 @@ def list_channels(role: RoleOption = "client", data_dir: o.DataDirOption = None,
     )  # fmt: skip
 
 
-def _change(action: str, setup: o.Setup, as_json: bool, channel: str | None) -> None:
+def _change(action: str, setup: o.Setup, as_json: bool, channel: str | None, *, wait: bool = False) -> None:
     from overlay.cli.operations import change_channels
 
     output = Output(as_json)
-    results = trio.run(change_channels, action, setup, output.aside, {"channel": channel})
+    while True:
+        results = trio.run(change_channels, action, setup, output.aside, {"channel": channel})
+        unfinished = [result for result in results if not result.get("done", True)]
+        if not as_json:
+            for result in results:
+                output.line(f"{result['action']} {result['channel']}: {result['text']}")
+            if not results:
+                output.line("nothing to do: no channel has anything to settle")
+        if not wait or not unfinished:
+            break
+        # The provider may close earlier than the refund can be finished: look now and then.
+        ahead_s = min(result["next_at"] for result in unfinished) - time.time()
+        time.sleep(min(max(ahead_s, 1.0), WAIT_LOOK_S))
     if as_json:
         output.document(results)
-        return
-    for result in results:
-        output.line(f"{result['action']} {result['channel']}: {result['text']}")
-    if not results:
-        output.line("nothing to do: no channel has anything to settle")
 
 
 def _nanoton(text: str) -> int:
@@ -131,6 +142,9 @@ def leave(
     subnet: o.SubnetOption = None,
     config: o.ConfigOption = None,
     overrides: o.SetOption = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the money is out; may be interrupted and given again.")
+    ] = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Leave alone, without the other side: a client starts (later finishes) the refund, a node claims and closes."""
@@ -138,4 +152,49 @@ def leave(
         role, data_dir=_directory(data_dir, role), config=config, overrides=overrides, bootstrap=bootstrap,
         subnet=subnet, ton=ton_config,
     )  # fmt: skip
-    _change("exit", setup, as_json, channel)
+    _change("exit", setup, as_json, channel, wait=wait)
+
+
+@app.command("prove-exit")
+def prove(
+    channel: Annotated[str, typer.Argument(help="The channel, or the end of its address.")],
+    role: RoleOption = "client",
+    data_dir: o.DataDirOption = None,
+    ton_config: o.TonOption = None,
+    config: o.ConfigOption = None,
+    overrides: o.SetOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """What `exit` would bring, when and at what cost: the real contract, run here on the real state. Sends nothing."""
+    from overlay.cli.operations import prove_exit
+
+    setup = o.make_setup(role, data_dir=_directory(data_dir, role), config=config, overrides=overrides, ton=ton_config)
+    output = Output(as_json)
+    shown = trio.run(prove_exit, setup, channel, output.aside)
+    if as_json:
+        output.document(shown)
+    else:
+        _show_proof(output, shown)
+    if not shown["possible"]:
+        raise typer.Exit(5)
+
+
+def _show_proof(output: Output, shown: dict[str, Any]) -> None:
+    output.line(
+        f"{shown['channel']} is {shown['status']} on {shown['network']}, {ton(shown['deposit_nanoton'])} deposited, "
+        f"{ton(shown['paid_nanoton'])} paid out"
+    )
+    rows = [
+        (each["if"], ton(each["receives_nanoton"]), ton(each["costs_nanoton"]), ton(each["wallet_change_nanoton"]),
+         _when(each["at"], shown["state_at"]))
+        for each in shown["outcomes"]
+    ]  # fmt: skip
+    output.table("Leaving", ["if", "you receive", "fees", "your wallet", "when"], rows, empty="")
+    for each in shown["outcomes"]:
+        for step in each["steps"]:
+            if not step["success"]:
+                output.line(f"{step['action']} would fail: exit code {step['exit_code']}")
+
+
+def _when(at_s: int, now_s: int) -> str:
+    return "at once" if at_s <= now_s else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at_s))

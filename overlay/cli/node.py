@@ -95,6 +95,9 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
     output.table("Selling", ["task", "model", "ask", "busy", "queued", "note"], rows, empty="selling nothing")
     output.line(f"earned {ton(money['earned_nanoton'])}, of it claimed on chain {ton(money['claimed_nanoton'])}, "
                 f"served and not yet paid {ton(money['at_risk_nanoton'])}")  # fmt: skip
+    for tower in state["watchtowers"]:
+        has = f"watches over {ton(tower['watched_nanoton'])} on {tower['channels']} channels"
+        output.line(f"watchtower    {short(tower['peer_id'])} {has if tower['reachable'] else 'does not answer'}")
 
 
 def _caps(caps: dict[str, int | None]) -> str:

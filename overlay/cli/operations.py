@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +13,8 @@ from typing import Any, Protocol
 import trio
 
 from compute.tasks import Task
-from overlay.chain import NETWORK_NAMES, open_chain
-from overlay.channels import PayeeDesk, PayerDesk
+from overlay.chain import NETWORK_NAMES, Chain, open_chain
+from overlay.channels import PayeeDesk, PayerDesk, Rehearsal, open_stage, read_situation
 from overlay.config import Config
 from overlay.control import answers, call_control
 from overlay.datadir import DataDir, open_data_dir
@@ -22,10 +23,18 @@ from overlay.events import EventLog, Observer
 from overlay.keys import KeyFiles, WalletSecret
 from overlay.node import views
 from overlay.passphrase import existing_passphrase, terminal_ask
-from overlay.settlement import SealError, SettlementError, wallet_address_of_key
+from overlay.settlement import (
+    ChannelTerms,
+    DevnetError,
+    SealError,
+    SettlementError,
+    Voucher,
+    check_address,
+    wallet_address_of_key,
+)
 from overlay.settlement.chain import OperationCost, OperationName, operation_cost
 from overlay.settlement.devnet.limits import NETWORK_ID as DEVNET_ID
-from overlay.settlement.ledger import Role, Store, open_ledger
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role, Store, VoucherRecord, open_ledger
 from overlay.settlement.limits import MAX_TRANSFERS, MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
 
@@ -72,6 +81,8 @@ async def channel_named(data_dir: Path, text: str) -> str:
     """The whole address of the channel that ``text`` names: by its address, or by an end that no other shares.
 
     Raises :class:`~overlay.errors.ConfigError` when none or several fit."""
+    with suppress(ValueError):
+        return check_address(text)  # whole: it may be older than what a listing shows
     known = [str(row["channel"]) for row in await channels_of(data_dir)]
     fitting = [channel for channel in known if channel.endswith(text.removeprefix("…"))]
     if len(fitting) == 1:
@@ -209,7 +220,9 @@ async def _as_payee(
         open_ledger(directory.ledger_path) as ledger,
     ):
         desk = PayeeDesk(chain, ledger, _Nobody(), log, time.time, MIN_DEPOSIT_NANOTON, 0)
-        done = await desk.claim(arguments.get("channel"), close=action == "exit")
+        if action == "exit":
+            return [views.ended(await desk.leave(arguments["channel"]))]
+        done = await desk.claim(arguments.get("channel"), close=False)
         return [views.claimed(held, result) for held, result in done]
 
 
@@ -224,8 +237,60 @@ async def _leave_as_payer(setup: Setup, directory: DataDir, observer: Observer, 
             chain, ledger, None, setup.subnet.id, log, time.time, secrets.randbelow, ton.deposit_nanoton,
             ton.channel_lifetime_s, ton.challenge_period_s,
         )  # fmt: skip
-        ended = await desk.leave(channel)
-        return [{**asdict(ended), "action": ended.action}]
+        return [views.ended(await desk.leave(channel))]
+
+
+async def prove_exit(setup: Setup, channel: str, observer: Observer) -> dict[str, Any]:
+    """`cocoon channel prove-exit`: what leaving would bring, from the real contract run here on the real state.
+
+    Reads the ledger beside whatever process runs there, and sends nothing. Raises
+    :class:`~overlay.errors.ConfigError` when Node is missing or there is nothing to leave, and
+    :class:`~overlay.errors.ChainError`.
+    """
+    path = setup.data_dir / "ledger.sqlite3"
+    if not path.exists():
+        raise ConfigError(f"{setup.data_dir} has no ledger: nothing was ever paid or earned there")
+    channel = await channel_named(setup.data_dir, channel)
+    store = Store(path)
+    try:
+        record = store.channel(channel)
+        best = None if record is None else store.voucher(channel)
+    finally:
+        store.close()
+    if record is None:
+        raise ConfigError(f"there is no channel {channel}; `cocoon channel list` shows them")
+    if record.status is ChannelStatus.CLOSED:
+        raise ConfigError(f"the channel {channel} is closed: `cocoon channel exit` says how it ended")
+    log = EventLog(observer, time.time)
+    # Without the directory's lock: it is only read, whatever runs there.
+    async with open_chain(setup.config, DataDir(setup.data_dir), log, may_start_devnet=False, may_send=False) as chain:
+        try:
+            return await _rehearse(chain, record, best)
+        except DevnetError as error:
+            raise ConfigError(f"the contract cannot be run here: {error}") from error
+        except SettlementError as error:
+            raise ChainError(f"TON: {error}") from error
+
+
+async def _rehearse(chain: Chain, record: ChannelRecord, best: VoucherRecord | None) -> dict[str, Any]:
+    terms = ChannelTerms.from_bytes(record.terms)
+    situation = await read_situation(chain.client, terms)
+    state = situation.state
+    if state.status not in ("open", "closing"):
+        raise ConfigError(f"the channel {record.channel} has ended on chain; `cocoon channel exit` says how")
+    voucher = None if best is None else Voucher(record.channel, terms.network_id, best.seq, best.amount_nanoton)
+    signature = b"" if best is None else best.signature
+    if voucher is None and record.role is Role.PAYEE:
+        raise ConfigError(f"no voucher was ever received on {record.channel}: all that it holds is the client's")
+    now = state.utime_s
+    async with open_stage(situation) as stage:
+        rehearsal = Rehearsal(stage, situation, chain.account.wallet)
+        if record.role is Role.PAYEE:
+            assert voucher is not None
+            outcomes = await rehearsal.as_payee(voucher, signature, now)
+        else:
+            outcomes = await rehearsal.as_payer(voucher, signature, now)
+    return views.rehearsed(record, state, chain, outcomes)
 
 
 async def _settle_as_payer(
@@ -294,6 +359,7 @@ __all__ = [
     "change_channels",
     "channels_of",
     "open_channel_with",
+    "prove_exit",
     "providers_of",
     "quotes_of",
     "wallet_addresses",

@@ -279,13 +279,21 @@ class ClientNode:
 
     async def settle(self, arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel settle`: close one or all channels together with their providers."""
-        return await self._end(arguments.get("channel"), together=True)
+        return await self._end(arguments.get("channel"))
 
     async def leave(self, arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel exit`: leave one channel alone."""
-        return await self._end(arguments["channel"], together=False)
+        channel = str(arguments["channel"])
+        link = self.links.of(channel)
+        if link is not None:
+            with trio.move_on_after(10.0):
+                await link.channel.settled()
+        left = await self.desk.leave(channel)
+        if link is not None:
+            self.links.drop(link)
+        return [views.ended(left)]
 
-    async def _end(self, channel: str | None, *, together: bool) -> list[dict[str, Any]]:
+    async def _end(self, channel: str | None) -> list[dict[str, Any]]:
         done = []
         for record, _terms in await self.desk.live():
             if channel not in (None, record.channel):
@@ -294,28 +302,13 @@ class ClientNode:
             if link is not None:
                 with trio.move_on_after(10.0):
                     await link.channel.settled()
-            if together:
-                await self.discovery.reach(PeerId(record.peer), timeout_s=2.0)
+            await self.discovery.reach(PeerId(record.peer), timeout_s=2.0)
             known = self.directory.index.get(PeerId(record.peer), time.time())
             addrs = known.host_addrs if known else ()
-            if together:
-                ended = await self.desk.close_together(record.channel, addrs)
-            else:
-                ended = await self.desk.leave(record.channel)
+            ended = await self.desk.close_together(record.channel, addrs)
             if link is not None:
                 self.links.drop(link)
-            done.append(
-                {
-                    "action": ended.action,
-                    "channel": ended.channel,
-                    "peer": ended.peer,
-                    "tx": ended.transaction,
-                    "paid_nanoton": ended.paid_nanoton,
-                    "refund_nanoton": ended.refund_nanoton,
-                    "fee_nanoton": ended.fee_nanoton,
-                    "text": ended.text,
-                }
-            )
+            done.append(views.ended(ended))
         if channel is not None and not done:
             raise ConfigError(f"there is no live channel {channel}; `cocoon channel list` shows them")
         return done

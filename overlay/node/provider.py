@@ -59,6 +59,7 @@ from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role, open_ledger
 from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
+from overlay.watchtower import LAST_HAND_OVER_S, Handover, parse_towers
 from transport.host import HostError, HostEvent, Libp2pHost, RelayLimits
 from transport.host.interface import EventKind
 from transport.identity import Identity
@@ -173,6 +174,8 @@ class ProviderNode:
     started_at: float
     discovery: Discovery
     reachability: Reachability
+    handover: Handover | None = None
+    """To its watchtowers, if it has any."""
     crowded: bool = False
     """Whether it was told that not every offer is announced."""
 
@@ -221,6 +224,7 @@ class ProviderNode:
             "selling": views.selling(self.shop.offers(), self.shop.capabilities, self.shop.loads()),
             "money": await views.money(self.ledger, Role.PAYEE, self.jobs.accounts(), self.jobs.risk),
             "discovery": self.discovery.state(),
+            "watchtowers": [] if self.handover is None else self.handover.state(),
         }
 
     async def peers(self, _arguments: Mapping[str, Any]) -> Any:
@@ -246,8 +250,7 @@ class ProviderNode:
 
     async def leave(self, arguments: Mapping[str, Any]) -> Any:
         """For `cocoon channel exit --as node`: claim and close."""
-        done = await self.channels.claim(arguments.get("channel"), close=True)
-        return [views.claimed(held, result) for held, result in done]
+        return [views.ended(await self.channels.leave(str(arguments["channel"])))]
 
 
 async def run_provider(
@@ -275,6 +278,9 @@ async def run_provider(
                     await node.directory.withdraw()
                     if not await node.jobs.drain(config.node.drain_timeout_s):
                         log.warning("drain_timeout", "some jobs did not end in time and are cut off")
+                    if node.handover is not None:
+                        with trio.move_on_after(LAST_HAND_OVER_S):
+                            await node.handover.hand_over(0)
                     nursery.cancel_scope.cancel()
     log.info("stopped", "stopped; nothing is lost: claims can be made whenever the node runs again")
 
@@ -307,6 +313,7 @@ async def open_provider(
         enter = stack.enter_async_context
         # What the configuration has wrong is told before anything starts.
         made = make_engines(config, log) if engines is None else list(engines)
+        towers = parse_towers(config.watchtower.towers)
         chain = await enter(open_chain(config, data_dir, log, may_start_devnet=True))
         ledger = await enter(open_ledger(data_dir.ledger_path))
         scheduler = await enter(Scheduler.run(made, max_queue=config.node.queue_per_engine))
@@ -328,9 +335,18 @@ async def open_provider(
             now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom, risk=views.credit_caps(config.risk),
             on_job=tally.add,
         )  # fmt: skip
-        desk = channels.PayeeDesk(
-            chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, config.ton.settle_at_nanoton
+        money = config.ton
+        policy = channels.ClaimPolicy(
+            money.settle_at_nanoton, money.unclaimed_cap_nanoton, money.claim_risk_ppm_per_day, money.claim_dust_nanoton
         )
+        desk = channels.PayeeDesk(
+            chain, ledger, jobs, log, time.time, MIN_DEPOSIT_NANOTON, money.settle_at_nanoton, policy
+        )
+        handover = None
+        if towers:
+            handover = Handover(
+                identity, subnet.id, host, towers, desk.claims.live, log, time.time, config.watchtower.hand_over_nanoton
+            )
         host.set_handler(channels.channel_protocol(subnet.id), desk.handle)
         terms = PaymentTerms(
             chain.account.address, chain.channel_key, chain.client.network_id, MIN_DEPOSIT_NANOTON,
@@ -353,6 +369,7 @@ async def open_provider(
         node = ProviderNode(
             identity, subnet, chain, ledger, host, directory, shop, jobs, desk, listener, log, time.time(), discovery,
             Reachability(host, time.time),
+            handover,
         )  # fmt: skip
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -391,6 +408,8 @@ async def _start_tasks(node: ProviderNode, nursery: trio.Nursery, data_dir: Data
     nursery.start_soon(tell_host_events, node.host, node.log)
     nursery.start_soon(node.reachability.watch)
     nursery.start_soon(node.channels.guard)
+    if node.handover is not None:
+        nursery.start_soon(node.handover.run)
     rng = random.Random(os.urandom(8))  # noqa: S311 — a phase, no secret
 
     async def controllers() -> None:

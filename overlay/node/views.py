@@ -12,14 +12,14 @@ from compute.scheduler import Load
 from compute.tasks import Task
 from dht import Offer
 from overlay.chain import Chain
-from overlay.channels.payee import Held
+from overlay.channels import Held, Outcome, Settlement
 from overlay.config import Config, RiskSection
 from overlay.errors import InvalidRequest
 from overlay.events import prices_text, ton
 from overlay.market import Tier
 from overlay.node.discovery import Discovery
 from overlay.settlement import ChannelTerms
-from overlay.settlement.chain import TxResult
+from overlay.settlement.chain import ChannelState, TxResult
 from overlay.settlement.ledger import (
     ChannelAccount,
     ChannelRecord,
@@ -237,6 +237,57 @@ def claimed(held: Held, result: TxResult) -> dict[str, Any]:
         "transaction": result.hash,
         "text": f"{ton(gained)}, transaction {result.hash}",
     }
+
+
+def ended(settlement: Settlement) -> dict[str, Any]:
+    """How a channel ended, or how far leaving it has come."""
+    return {
+        "action": settlement.action,
+        "channel": settlement.channel,
+        "peer": settlement.peer,
+        "tx": settlement.transaction,
+        "transaction": settlement.transaction,
+        "paid_nanoton": settlement.paid_nanoton,
+        "refund_nanoton": settlement.refund_nanoton,
+        "gained_nanoton": settlement.gained_nanoton,
+        "fee_nanoton": settlement.fee_nanoton,
+        "done": settlement.done,
+        "next_at": settlement.next_at_s,
+        "text": settlement.text,
+    }
+
+
+def rehearsed(record: ChannelRecord, state: ChannelState, chain: Chain, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What leaving a channel would bring."""
+    return {
+        "channel": record.channel,
+        "role": record.role.value,
+        "peer": record.peer,
+        "network": chain.network,
+        "status": state.status,
+        "deposit_nanoton": state.deposit_nanoton,
+        "paid_nanoton": state.paid_nanoton,
+        "state_at": state.utime_s,
+        "possible": all(outcome.success for outcome in outcomes),
+        "outcomes": [
+            {
+                "if": outcome.course,
+                "receives_nanoton": outcome.receives_nanoton,
+                "costs_nanoton": outcome.costs_nanoton,
+                "wallet_change_nanoton": outcome.change_nanoton,
+                "at": outcome.at_s,
+                "success": outcome.success,
+                "steps": [
+                    {
+                        "action": step.action, "at": step.at_s, "gas": step.gas, "fee_nanoton": step.fee_nanoton,
+                        "exit_code": step.exit_code, "success": step.success,
+                    }
+                    for step in outcome.steps
+                ],
+            }
+            for outcome in outcomes
+        ],
+    }  # fmt: skip
 
 
 def reachable(addrs: Sequence[str], host_addrs: Sequence[str]) -> list[str]:

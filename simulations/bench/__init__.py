@@ -36,9 +36,16 @@ async def _dht(quick: bool, output: Output) -> list[Row]:
     return await dht_rows(quick, output)
 
 
+async def _settlement(quick: bool, output: Output) -> list[Row]:
+    from simulations.bench.settlement import settlement_rows
+
+    return await settlement_rows(quick, output)
+
+
 BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {
     "dht": _dht,
     "gateway": _gateway,
+    "settlement": _settlement,
     "tunnel": _tunnel,
 }
 """What can be measured."""

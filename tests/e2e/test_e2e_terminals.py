@@ -142,13 +142,17 @@ def test_leaving_a_channel_alone_starts_a_refund_and_says_when_it_can_be_finishe
     channel = next(row["channel"] for row in town.channels("client").values() if row["status"] == "open")
     said = town.cocoon("channel", "exit", channel, "--json")
     assert said.code == 0, said.err
-    assert said.json[0]["action"] == "refund started"
-    again = town.cocoon("channel", "exit", channel)
-    if again.code == 0:  # the provider, which looks every 15 s, looked in between: it claimed its due and closed
-        assert "the provider had closed" in again.out
+    (started,) = said.json
+    assert (started["action"], started["done"]) == ("refund started", False)
+    again = town.cocoon("channel", "exit", channel, "--json")
+    assert again.code == 0, again.err
+    (left,) = again.json
+    if left["done"]:  # the provider, which looks every 15 s, looked in between: it claimed its due and closed
+        assert left["action"] == "was closed"
+        assert left["paid_nanoton"] + left["refund_nanoton"] == 500_000_000
     else:
-        assert again.code == 5
-        assert "by the same command" in again.error
+        assert (left["action"], left["next_at"]) == ("waiting", started["next_at"])
+        assert "by the same command" in left["text"]
 
 
 def test_nodes_leave_on_sigterm_with_exit_code_zero(home):

@@ -180,6 +180,15 @@ class Store:
         )
         return [_channel_of(row) for row in rows]
 
+    def live_channels(self, role: Role, *, peer: str | None = None) -> list[ChannelRecord]:
+        """Every channel of one role, optionally with one peer, that is not closed, newest first. However many: whoever
+        guards them must miss none."""
+        rows = self._db.execute(
+            _SELECT_CHANNELS + "WHERE role = ?1 AND status <> 'closed' AND (?2 IS NULL OR peer = ?2) ORDER BY id DESC",
+            (role.value, peer),
+        )
+        return [_channel_of(row) for row in rows]
+
     def set_status(self, channel: str, status: ChannelStatus, *, at: int) -> None:
         """Move a channel to ``status``; a closed one stays closed."""
         closed_at = at if status is ChannelStatus.CLOSED else None

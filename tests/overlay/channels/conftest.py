@@ -35,7 +35,7 @@ class Net:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._main,), daemon=True)
         self._thread.start()
-        self._ready.wait()
+        assert self._ready.wait(60), "the devnet did not start: see the thread's exception above"
 
     def clock(self):
         return time.time() + self.offset_s
@@ -187,6 +187,18 @@ async def make_chain(net, client, money):
     if money:
         await net.call(net.devnet.fund, account.address, money)
     return Chain("devnet", net.devnet.global_config(), client, account, next(net.seeds))
+
+
+@pytest.fixture
+def fresh_chain(net):
+    """Makes a wallet with money on the devnet: ``await fresh_chain(client, nanoton)``."""
+    return partial(make_chain, net)
+
+
+@pytest.fixture
+def stream_pair():
+    """Makes both ends of a stream between two peers."""
+    return pair
 
 
 @pytest.fixture

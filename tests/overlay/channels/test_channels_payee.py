@@ -24,6 +24,7 @@ from overlay.channels.messages import (
     decode_message,
     encode_message,
 )
+from overlay.errors import ConfigError
 from overlay.settlement import ChannelTerms, CloseAgreement
 from overlay.settlement.chain import cooperative_close, open_channel, start_refund
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role
@@ -264,7 +265,8 @@ async def test_the_owner_claims_by_hand_and_ends_a_channel_by_hand(two):
     assert await two.payee.claim(None, close=False) == [], "nothing to claim yet"
     await two.promise(record.channel, 10)
     assert len(await two.payee.claim(None, close=False)) == 1
-    assert await two.payee.claim("0:" + "cd" * 32, close=True) == []
+    with pytest.raises(ConfigError, match="no channel"):
+        await two.payee.claim("0:" + "cd" * 32, close=True)
     assert len(await two.payee.claim(record.channel, close=True)) == 1
     assert await two.status(two.payee, record.channel) == "closed"
 

@@ -200,16 +200,20 @@ async def test_a_close_that_did_not_reach_the_chain_is_done_by_asking_again(two,
 
 async def test_leaving_alone_waits_for_the_challenge_and_gets_the_money_back(two):
     record = await two.open()
-    assert (await two.payer.leave(record.channel)).action == "refund started"
+    started = await two.payer.leave(record.channel)
+    assert (started.action, started.done) == ("refund started", False)
     assert "from 20" in two.told[-1].text, "it says when the money can be had"
-    with pytest.raises(ChainError, match=r"can be finished from 20.* UTC on, by the same command"):
-        await two.payer.leave(record.channel)
+    again = await two.payer.leave(record.channel)
+    assert (again.action, again.done, again.next_at_s) == ("waiting", False, started.next_at_s)
+    assert "by the same command" in again.text
     await two.net.advance(7 * 86_400 + 3601)
     before = await balance(two)
     ended = await two.payer.leave(record.channel)
-    assert (ended.action, ended.refund_nanoton) == ("refunded", TON // 2)
+    assert (ended.action, ended.refund_nanoton, ended.done) == ("refunded", TON // 2, True)
     assert await balance(two) - before > TON // 2 - TON // 10
     assert await two.status(two.payer, record.channel) == "closed"
+    again = await two.payer.leave(record.channel)
+    assert (again.action, again.paid_nanoton, again.refund_nanoton) == ("was closed", 0, TON // 2)
 
 
 async def test_leaving_a_channel_that_is_closed_already_says_so(two):
