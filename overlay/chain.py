@@ -27,7 +27,7 @@ from overlay.errors import ChainError, ConfigError, Unfunded
 from overlay.events import EventLog, Observer, ton
 from overlay.settlement import SettlementError, Wallet, channel_public_key, new_mnemonic
 from overlay.settlement.chain import TonClient, WalletAccount
-from overlay.settlement.devnet import DevnetConfig, ask_faucet, run_devnet
+from overlay.settlement.devnet import DevnetConfig, ask_faucet, read_script, run_devnet
 
 NETWORK_NAMES = {-239: "mainnet", -3: "testnet"}
 
@@ -195,11 +195,22 @@ async def _wait_for_devnet() -> dict[str, Any]:
     )
 
 
-async def run_local_devnet(
-    host: str, port: int, directory: Path, observer: Observer, clock: Callable[[], float] = time.time
-) -> None:
+@dataclass(frozen=True)
+class DevnetOptions:
+    """What `cocoon devnet run` was told. Without `data_dir` the chain is kept in memory; `trouble` names a script."""
+
+    host: str
+    port: int
+    directory: Path
+    data_dir: Path | None = None
+    liteservers: int = 1
+    trouble: Path | None = None
+
+
+async def run_local_devnet(options: DevnetOptions, observer: Observer, clock: Callable[[], float] = time.time) -> None:
     """`cocoon devnet run`: until SIGINT or SIGTERM."""
     log = EventLog(observer, clock)
+    host, directory, kept = options.host, options.directory, options.data_dir
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 — once, before anything else runs
         lock = (directory / "lock").open("w")
@@ -214,18 +225,25 @@ async def run_local_devnet(
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 try:
-                    document = await nursery.start(run_devnet, DevnetConfig(host, port, config_path=path))
+                    script = None if options.trouble is None else read_script(options.trouble)
+                    config = DevnetConfig(
+                        host, options.port, config_path=path, data_dir=kept, liteservers=options.liteservers,
+                        trouble=script,
+                    )  # fmt: skip
+                    document = await nursery.start(run_devnet, config)
                 except SettlementError as error:
                     raise ChainError(str(error)) from error
                 except OSError as error:
                     raise ConfigError(str(error)) from error
                 server = document["liteservers"][0]
+                keeping = "" if kept is None else f"; its chain is kept in {kept}"
                 log.info(
-                    "ready", f"TON devnet on {host}:{server['port']}, play money; its configuration is {path}",
+                    "ready", f"TON devnet on {host}:{server['port']}, play money; its configuration is {path}{keeping}",
                     config=str(path), port=server["port"],
                 )  # fmt: skip
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
                     break
         path.unlink(missing_ok=True)
-        log.info("stopped", "the devnet is gone, and its money with it")
+        end = "the devnet is gone, and its money with it" if kept is None else f"the devnet rests in {kept}"
+        log.info("stopped", end)
