@@ -212,7 +212,7 @@ async def run_local_devnet(options: DevnetOptions, observer: Observer, clock: Ca
     log = EventLog(observer, clock)
     host, directory, kept = options.host, options.directory, options.data_dir
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 — once, before anything else runs
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (directory / "lock").open("w")
     except OSError as error:
         raise ConfigError(f"{directory} cannot be used: {error.strerror}; name another with --dir") from error
