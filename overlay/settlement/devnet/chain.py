@@ -119,12 +119,7 @@ class Chain:
         start_lt = previous.end_lt + 1 if previous else ledger.lt
         ledger.lt += LT_STEP
         sealing = ledger.take_work()
-        for address, account in sealing.changed.items():
-            key = accounts.key_of(address)
-            if account is None:
-                self._tree = accounts.remove(self._tree, key)
-            else:
-                self._tree = accounts.put(self._tree, key, account.cell, account.balance_nanoton)
+        self._update_accounts(sealing)
         header = Header(
             self._network_id, previous.seqno + 1 if previous else 1, ledger.now, start_lt, ledger.lt,
             self.validators.epoch, is_key,
@@ -138,6 +133,19 @@ class Chain:
         if is_key and previous is not None:  # the first block's validators sign it themselves, and stay
             self.validators = ValidatorSet(self._seed, block.epoch + 1, block.utime)
         return block
+
+    def _update_accounts(self, sealing: Sealing) -> None:
+        everyone = self._ledger.accounts
+        if len(sealing.changed) * len(everyone).bit_length() > 2 * len(everyone):  # then all anew is less work
+            items = [(accounts.key_of(each.address), each.cell, each.balance_nanoton) for each in everyone.values()]
+            self._tree = hashmap.build(accounts.ACCOUNTS, items)
+            return
+        for address, account in sealing.changed.items():
+            key = accounts.key_of(address)
+            if account is None:
+                self._tree = accounts.remove(self._tree, key)
+            else:
+                self._tree = accounts.put(self._tree, key, account.cell, account.balance_nanoton)
 
     def _earlier(self, previous: SealedBlock | None) -> Node | None:
         if previous is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from overlay.settlement.devnet.hashmap import Node
 from overlay.settlement.devnet.limits import (
     GENESIS_LT,
     LT_STEP,
+    MAX_CELL_DEPTH,
     MAX_EXTERNAL_BYTES,
     MAX_TRANSACTIONS_CACHED,
     MAX_TRANSACTIONS_PER_BLOCK,
@@ -136,6 +137,11 @@ class Ledger:
         """The account as it stands; one that does not exist has no money."""
         found = self._accounts.get(address)
         return found if found is not None else Account(address, NOBODY, _NOBODY_ENCODED, 0, False)
+
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        """Every account that exists, by its raw address."""
+        return self._accounts
 
     def transactions(self, address: str) -> tuple[AccountTransaction, ...]:
         """The account's transactions that are kept, oldest first, those without a block yet included."""
@@ -270,6 +276,8 @@ def read_external(boc: bytes) -> Message:
         message = parse_message(cell)
     except Exception as error:  # pytoniq_core raises several unrelated types on bad input
         raise MessageRejected(f"not a message: {error}", None) from error
+    if cell.get_depth(0) > MAX_CELL_DEPTH:
+        raise MessageRejected(f"cells {cell.get_depth(0)} deep, where {MAX_CELL_DEPTH} are allowed", None)
     if message.kind != "external-in" or message.destination is None or not message.destination.startswith("0:"):
         raise MessageRejected("not an external message to a basechain account", None)
     return message

@@ -74,6 +74,10 @@ MAX_PACKET_BYTES = 256 * 1024
 MAX_EXTERNAL_BYTES = 65_536
 """An external message (TON configuration, ``ext_msg_limits``)."""
 
+MAX_CELL_DEPTH = 256
+"""Depth of the cells that a client may bring, where TON takes 512: from about 400 on the emulator's WebAssembly stack
+overflows, and takes the emulator with it."""
+
 HANDSHAKE_TIMEOUT_S = 10.0
 """A client that does not finish the handshake in this time is dropped."""
 

@@ -16,7 +16,7 @@ from overlay.settlement.devnet.block_proofs import header_proof, shard_proof
 from overlay.settlement.devnet.blocks import BASECHAIN, MASTERCHAIN, SealedBlock
 from overlay.settlement.devnet.chain import Chain
 from overlay.settlement.devnet.ledger import Ledger
-from overlay.settlement.devnet.limits import MAX_TRANSACTIONS_LISTED
+from overlay.settlement.devnet.limits import MAX_CELL_DEPTH, MAX_TRANSACTIONS_LISTED
 from overlay.settlement.devnet.proofs import to_boc
 from overlay.settlement.devnet.store import Store, TransactionRow
 from overlay.settlement.devnet.tvm import MessageRejected, Tvm
@@ -324,6 +324,9 @@ def _state_in(block: SealedBlock, key: int) -> Any:
 
 def _cell(boc: bytes) -> Any:
     try:
-        return Cell.one_from_boc(boc)
+        cell = Cell.one_from_boc(boc)
     except Exception as error:  # pytoniq_core raises several unrelated types on bad input
         raise QueryError(ERROR_BAD_REQUEST, "not a bag of cells") from error
+    if cell.get_depth(0) > MAX_CELL_DEPTH:
+        raise QueryError(ERROR_BAD_REQUEST, f"cells deeper than {MAX_CELL_DEPTH}")
+    return cell

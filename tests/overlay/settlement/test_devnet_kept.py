@@ -231,9 +231,10 @@ async def test_a_disk_that_fails_stops_the_devnet_before_it_shows_what_is_not_wr
                 await devnet.fund(receiver, TON)
             assert devnet.chain.last.seqno == last
             await trio.sleep(10)
-    async with Devnet.serve(data_dir=tmp_path) as devnet:
-        assert devnet.ledger.account(receiver).balance_nanoton == TON
-        assert devnet.totals().conserved
+    with Store.open(tmp_path) as store:
+        ledger, _ = chain_in(store)
+        assert ledger.account(receiver).balance_nanoton == TON
+        assert ledger.totals().conserved
 
 
 # ---- kill -9 ----
@@ -317,9 +318,10 @@ async def test_killed_in_the_middle_of_a_settlement_it_goes_on_and_every_nanoton
     assert ended["minted_nanoton"] == opened["minted_nanoton"]
 
 
+@pytest.mark.slow
 async def test_killed_again_and_again_while_it_writes_it_always_starts_with_books_that_add_up(tmp_path: Path) -> None:
     receiver, asked = "0:" + "33" * 32, 0
-    for round_number in range(2):
+    for round_number in range(8):
         async with process(tmp_path, {}) as config:
 
             async def ask(config: dict[str, Any] = config) -> None:
@@ -328,11 +330,11 @@ async def test_killed_again_and_again_while_it_writes_it_always_starts_with_book
                     asked += 1
                     await ask_faucet(config, receiver, TON)
 
-            with trio.move_on_after(0.15 + 0.1 * round_number):
+            with trio.move_on_after(0.15 + 0.07 * round_number):
                 await ask()
     async with Devnet.serve(data_dir=tmp_path) as devnet:
         totals = devnet.totals()
         assert totals.conserved
         assert totals.in_flight_nanoton == 0
         received = devnet.ledger.account(receiver).balance_nanoton
-        assert asked - 3 <= (received + 1000) // TON <= asked  # less some nanoTON of rent; each kill may cut one gift
+        assert asked - 8 <= (received + 1000) // TON <= asked  # less some nanoTON of rent; each kill may cut one gift

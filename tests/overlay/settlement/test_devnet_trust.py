@@ -205,7 +205,7 @@ async def test_blocks_are_looked_up_by_number_and_by_either_time(net: Any, clien
 
 async def test_stock_pytoniq_believes_a_forged_chain_even_at_trust_level_0(net: Any) -> None:
     """The flaw that our client must close: 0.1.43 does not hold the validators to the block that it trusts."""
-    nobody = "0:" + "ab" * 32
+    nobody = "0:" + "cd" * 32
 
     async def use(lite: Any) -> int:
         return int((await lite.get_account_state(Address(nobody))).balance)
