@@ -195,6 +195,16 @@ async def _wait_for_devnet() -> dict[str, Any]:
     )
 
 
+async def _devnet_task(config: DevnetConfig, *, task_status: trio.TaskStatus[dict[str, Any]]) -> None:
+    """A devnet whose failures, at the start or later, are the command line's errors."""
+    try:
+        await run_devnet(config, task_status=task_status)
+    except SettlementError as error:
+        raise ChainError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error)) from error
+
+
 @dataclass(frozen=True)
 class DevnetOptions:
     """What `cocoon devnet run` was told. Without `data_dir` the chain is kept in memory; `trouble` names a script."""
@@ -230,11 +240,9 @@ async def run_local_devnet(options: DevnetOptions, observer: Observer, clock: Ca
                         host, options.port, config_path=path, data_dir=kept, liteservers=options.liteservers,
                         trouble=script,
                     )  # fmt: skip
-                    document = await nursery.start(run_devnet, config)
+                    document = await nursery.start(_devnet_task, config)
                 except SettlementError as error:
                     raise ChainError(str(error)) from error
-                except OSError as error:
-                    raise ConfigError(str(error)) from error
                 server = document["liteservers"][0]
                 keeping = "" if kept is None else f"; its chain is kept in {kept}"
                 log.info(

@@ -45,17 +45,24 @@ async def run_devnet(
         raise DevnetError(
             f"{config.host} is no IPv4 address, and TON's global.config.json has room for nothing else: take 127.0.0.1"
         ) from None
+    problem: DevnetError | None = None
     async with Devnet.serve(
         config.host, config.port, faucet_port=config.faucet_port, data_dir=config.data_dir,
         liteservers=max(config.liteservers, config.trouble.servers if config.trouble else 0),
     ) as devnet:  # fmt: skip
         document = devnet.global_config()
-        if config.config_path is not None:
-            await _write(config.config_path, document)
-        task_status.started(document)
-        if config.trouble is not None:
-            await follow(config.trouble, devnet)
-        await trio.sleep_forever()
+        try:
+            if config.config_path is not None:
+                await _write(config.config_path, document)
+        except DevnetError as error:  # raised outside, so that it arrives as it is and in no group
+            problem = error
+        else:
+            task_status.started(document)
+            if config.trouble is not None:
+                await follow(config.trouble, devnet)
+            await trio.sleep_forever()
+    if problem is not None:
+        raise problem
 
 
 async def follow(script: TroubleScript, devnet: Devnet) -> None:

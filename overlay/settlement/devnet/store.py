@@ -310,4 +310,5 @@ def _connect(directory: Path | None) -> sqlite3.Connection:
 def _unusable(directory: Path | None, error: Exception) -> DevnetError:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return DevnetError(f"a devnet runs in {directory} already: stop it, or take another data directory")
-    return DevnetError(f"the data directory {directory} cannot be used: {error}; take another, or an empty one")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return DevnetError(f"the data directory {directory} cannot be used: {reason}; take another, or an empty one")

@@ -191,6 +191,15 @@ async def test_run_devnet_writes_the_config_that_clients_need(tmp_path: Path, nu
     nursery.cancel_scope.cancel()
 
 
+async def test_what_cannot_be_started_says_why_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DevnetError, match="no IPv4 address"):
+        await run_devnet(DevnetConfig(host="localhost"))
+    with pytest.raises(OSError, match="choose another --host"):
+        await run_devnet(DevnetConfig(host="192.0.2.1"))
+    with pytest.raises(DevnetError, match="cannot be written"):
+        await run_devnet(DevnetConfig(config_path=tmp_path / "nowhere" / "global.config.json"))
+
+
 async def test_a_busy_port_is_a_clear_error(net: Any) -> None:
     with pytest.raises(OSError, match="choose another port"):
         await run_devnet(DevnetConfig(port=net.devnet.port))
