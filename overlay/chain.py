@@ -27,7 +27,7 @@ from overlay.errors import ChainError, ConfigError, Unfunded
 from overlay.events import EventLog, Observer, ton
 from overlay.settlement import SettlementError, Wallet, channel_public_key, new_mnemonic
 from overlay.settlement.chain import TonClient, WalletAccount
-from overlay.settlement.devnet import DevnetConfig, ask_faucet, read_script, run_devnet
+from overlay.settlement.devnet import DevnetConfig, ask_faucet, run_devnet
 
 NETWORK_NAMES = {-239: "mainnet", -3: "testnet"}
 
@@ -235,10 +235,9 @@ async def run_local_devnet(options: DevnetOptions, observer: Observer, clock: Ca
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 try:
-                    script = None if options.trouble is None else read_script(options.trouble)
                     config = DevnetConfig(
                         host, options.port, config_path=path, data_dir=kept, liteservers=options.liteservers,
-                        trouble=script,
+                        trouble=options.trouble,
                     )  # fmt: skip
                     document = await nursery.start(_devnet_task, config)
                 except SettlementError as error:

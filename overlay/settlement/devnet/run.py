@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from overlay.settlement.devnet.server import Devnet
-from overlay.settlement.devnet.trouble import ServerTrouble, TroubleScript
+from overlay.settlement.devnet.trouble import ServerTrouble, TroubleScript, read_script
 from overlay.settlement.errors import DevnetError
 
 
@@ -20,7 +20,7 @@ from overlay.settlement.errors import DevnetError
 class DevnetConfig:
     """How ``cocoon devnet run`` starts. ``config_path`` is where the global config is written, when given.
 
-    ``data_dir`` is where the chain is kept, ``None`` for one in memory. ``trouble`` is a timetable of trouble.
+    ``data_dir`` is where the chain is kept, ``None`` for one in memory. ``trouble`` names a script (JSON) of it.
     """
 
     host: str = "127.0.0.1"
@@ -29,7 +29,7 @@ class DevnetConfig:
     config_path: Path | None = None
     data_dir: Path | None = None
     liteservers: int = 1
-    trouble: TroubleScript | None = None
+    trouble: Path | None = None
 
 
 async def run_devnet(
@@ -45,10 +45,11 @@ async def run_devnet(
         raise DevnetError(
             f"{config.host} is no IPv4 address, and TON's global.config.json has room for nothing else: take 127.0.0.1"
         ) from None
+    script = None if config.trouble is None else read_script(config.trouble)
     problem: DevnetError | None = None
     async with Devnet.serve(
         config.host, config.port, faucet_port=config.faucet_port, data_dir=config.data_dir,
-        liteservers=max(config.liteservers, config.trouble.servers if config.trouble else 0),
+        liteservers=max(config.liteservers, script.servers if script else 0),
     ) as devnet:  # fmt: skip
         document = devnet.global_config()
         try:
@@ -58,8 +59,8 @@ async def run_devnet(
             problem = error
         else:
             task_status.started(document)
-            if config.trouble is not None:
-                await follow(config.trouble, devnet)
+            if script is not None:
+                await follow(script, devnet)
             await trio.sleep_forever()
     if problem is not None:
         raise problem

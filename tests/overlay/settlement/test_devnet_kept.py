@@ -243,10 +243,8 @@ _RUN = """
 import sys, trio
 from pathlib import Path
 from overlay.settlement.devnet import DevnetConfig, run_devnet
-from overlay.settlement.devnet import read_script
 at = Path(sys.argv[1])
-script = read_script(at / "trouble.json")
-trio.run(run_devnet, DevnetConfig(data_dir=at, config_path=at / "config.json", trouble=script))
+trio.run(run_devnet, DevnetConfig(data_dir=at, config_path=at / "config.json", trouble=at / "trouble.json"))
 """
 
 

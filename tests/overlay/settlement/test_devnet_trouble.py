@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import threading
@@ -24,7 +25,7 @@ from overlay.settlement.devnet.run import follow
 from overlay.settlement.devnet.tvm import MessageRejected
 
 TON = 10**9
-NOBODY = "0:" + "ab" * 32
+NOBODY = f"0:{hashlib.sha256(b'the liar knows').hexdigest()}"
 HONEST = 2
 """The first servers are honest, each of the others tells one lie."""
 
