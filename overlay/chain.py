@@ -234,14 +234,11 @@ async def run_local_devnet(options: DevnetOptions, observer: Observer, clock: Ca
         path = directory / CONFIG_NAME
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
-                try:
-                    config = DevnetConfig(
-                        host, options.port, config_path=path, data_dir=kept, liteservers=options.liteservers,
-                        trouble=options.trouble,
-                    )  # fmt: skip
-                    document = await nursery.start(_devnet_task, config)
-                except SettlementError as error:
-                    raise ChainError(str(error)) from error
+                config = DevnetConfig(
+                    host, options.port, config_path=path, data_dir=kept, liteservers=options.liteservers,
+                    trouble=options.trouble,
+                )  # fmt: skip
+                document = await nursery.start(_devnet_task, config)
                 server = document["liteservers"][0]
                 keeping = "" if kept is None else f"; its chain is kept in {kept}"
                 log.info(

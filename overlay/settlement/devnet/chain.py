@@ -119,7 +119,11 @@ class Chain:
         start_lt = previous.end_lt + 1 if previous else ledger.lt
         ledger.lt += LT_STEP
         sealing = ledger.take_work()
+        before = self._tree.extra if self._tree else 0
         self._update_accounts(sealing)
+        work, after = sealing.work, self._tree.extra if self._tree else 0
+        came, went = work.imported_nanoton + work.minted_nanoton, work.exported_nanoton + work.fees_nanoton
+        assert before + came == after + went, "a block's money does not add up"
         header = Header(
             self._network_id, previous.seqno + 1 if previous else 1, ledger.now, start_lt, ledger.lt,
             self.validators.epoch, is_key,

@@ -36,14 +36,14 @@ class LiteServer:
     :meth:`block_sealed` must be called after every seal. ``key`` is the server's, ``port`` where it listens.
     """
 
-    def __init__(self, honest: Queries, key: Client) -> None:
+    def __init__(self, honest: Queries, key: Client, port: int) -> None:
         self._honest = honest
         self._queries: Queries = honest
         self._trouble = ServerTrouble()
         self._to_lose = 0
         self._sealed = trio.Event()
         self.key = key
-        self.port = 0
+        self.port = port
 
     @property
     def public_key(self) -> bytes:

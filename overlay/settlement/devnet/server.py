@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -129,28 +130,26 @@ class Devnet:
             raise ValueError(f"between 1 and {MAX_LITESERVERS} liteservers")
         async with AsyncExitStack() as stack:
             store = stack.enter_context(Store.open(data_dir))
+            # The ports come before the TVM and the nursery, so that a busy one is a plain OSError, at once.
+            last = json.loads(store.meta().get(_PORTS, b"{}"))
+            sockets = []
+            for name, wanted in _ports(liteservers, port, faucet_port).items():
+                listeners, number = await listen(host, wanted, rather=last.get(name, 0))
+                for listener in listeners:
+                    stack.push_async_callback(listener.aclose)
+                sockets.append((name, listeners, number))
             tvm = await stack.enter_async_context(open_tvm())
             meta = _meta(store, tvm, random_bytes)
+            store.set_meta({_PORTS: json.dumps({name: number for name, _, number in sockets}).encode()})
             devnet = cls(tvm, store, clock, meta)
             await tvm.set_config(devnet._chain.config)
             devnet._host = host
-            # The ports are taken before the nursery opens, so that a busy one is a plain OSError.
-            ports = json.loads(meta.get(_PORTS, b"{}"))
-            listening = []
-            for index in range(liteservers):
-                key = Client(meta["server_seed"][:31] + bytes((index ^ meta["server_seed"][31],)))
-                server = LiteServer(devnet._queries, key)
-                last = ports.get(f"liteserver {index}", 0)
-                listeners, server.port = await listen(host, port if index == 0 else 0, rather=last)
-                for listener in listeners:
-                    stack.push_async_callback(listener.aclose)
+            *lite, (_, faucet_listeners, devnet.faucet_port) = sockets
+            listening = [(partial(_serve_faucet, devnet, Gate()), faucet_listeners)]
+            for index, (_, listeners, number) in enumerate(lite):
+                server = LiteServer(devnet._queries, _server_key(meta["server_seed"], index), number)
                 devnet.liteservers.append(server)
                 listening.append((partial(serve_client, server, Gate(), random_bytes), listeners))
-            listeners, devnet.faucet_port = await listen(host, faucet_port, rather=ports.get("faucet", 0))
-            for listener in listeners:
-                stack.push_async_callback(listener.aclose)
-            listening.append((partial(_serve_faucet, devnet, Gate()), listeners))
-            store.set_meta({_PORTS: json.dumps(devnet._ports()).encode()})
             async with trio.open_nursery() as nursery:
                 for handler, listeners in listening:
                     nursery.start_soon(trio.serve_listeners, handler, listeners)
@@ -162,10 +161,6 @@ class Devnet:
                 nursery.cancel_scope.cancel()
             if devnet._failure is not None:
                 raise devnet._failure
-
-    def _ports(self) -> dict[str, int]:
-        ports = {f"liteserver {index}": server.port for index, server in enumerate(self.liteservers)}
-        return ports | {"faucet": self.faucet_port}
 
     def global_config(self) -> dict[str, Any]:
         """The configuration for clients, shaped as TON's ``global.config.json`` (see :mod:`config`)."""
@@ -300,11 +295,21 @@ class Devnet:
             scope.cancel()
 
 
+def _ports(liteservers: int, port: int, faucet_port: int) -> dict[str, int]:
+    """What each listener is called in the data directory, the faucet last, and the port that was asked for."""
+    ports = {f"liteserver {index}": port if index == 0 else 0 for index in range(liteservers)}
+    return ports | {"faucet": faucet_port}
+
+
+def _server_key(seed: bytes, index: int) -> Client:
+    return Client(hashlib.sha256(seed + index.to_bytes(4, "big")).digest())
+
+
 def _meta(store: Store, tvm: Tvm, random_bytes: Callable[[int], bytes]) -> dict[str, bytes]:
     """What this devnet is for ever: made when it is new. Raises :class:`DevnetError` for another network's."""
     meta = store.meta()
     network = str(NETWORK_ID).encode()
-    if not meta:
+    if not meta.keys() - {_PORTS}:
         config: bytes = devnet_config(tvm.default_config, NETWORK_ID).to_boc()
         seeds = {"server_seed": random_bytes(32), "validator_seed": random_bytes(32)}
         meta = {"network_id": network, "config": config, **seeds}

@@ -30,6 +30,7 @@ from overlay.settlement.devnet.chain import Chain
 from overlay.settlement.devnet.config import with_validators
 from overlay.settlement.devnet.ledger import Ledger
 from overlay.settlement.devnet.limits import NETWORK_ID
+from overlay.settlement.devnet.listeners import listen
 from overlay.settlement.devnet.store import FILE_NAME, BlockRow, Commit, Progress, Store, TransactionRow
 
 TON = 10**9
@@ -57,6 +58,18 @@ async def test_a_restart_keeps_genesis_accounts_blocks_history_and_the_faucet(tm
         async with TonClient.connect(devnet.global_config()) as client:
             assert len(await client.transactions(wallet.address)) == 2
         assert devnet.totals().conserved
+
+
+async def test_a_port_that_somebody_took_meanwhile_is_given_up(tmp_path: Path) -> None:
+    taken = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = taken[0].socket.getsockname()[1]
+    listeners, number = await listen("127.0.0.1", 0, rather=port)
+    assert number not in (0, port)
+    for listener in (*taken, *listeners):
+        await listener.aclose()
+    listeners, number = await listen("127.0.0.1", 0, rather=port)
+    assert number == port
+    await listeners[0].aclose()
 
 
 async def test_messages_in_flight_are_delivered_after_a_restart(tmp_path: Path) -> None:
