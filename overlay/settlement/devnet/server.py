@@ -57,7 +57,8 @@ class Devnet:
     def __init__(self, tvm: Tvm, store: Store, clock: Callable[[], float], meta: dict[str, bytes]) -> None:
         self.network_id = NETWORK_ID
         self.faucet_port = 0
-        self.trouble = NetworkTrouble()
+        self._trouble = NetworkTrouble()
+        self._trouble_changed = trio.Event()
         self.liteservers: list[LiteServer] = []
         self._host = "127.0.0.1"
         self._tvm = tvm
@@ -95,6 +96,17 @@ class Devnet:
     def port(self) -> int:
         """Where the first liteserver listens."""
         return self.liteservers[0].port
+
+    @property
+    def trouble(self) -> NetworkTrouble:
+        """What is wrong with the network. Setting it counts from now on, for what waits already too."""
+        return self._trouble
+
+    @trouble.setter
+    def trouble(self, trouble: NetworkTrouble) -> None:
+        self._trouble = trouble
+        self._trouble_changed.set()
+        self._trouble_changed = trio.Event()
 
     @property
     def giver(self) -> str:
@@ -254,11 +266,20 @@ class Devnet:
         """Seal blocks while messages wait: those of a slow network, or those that a killed run left behind."""
         while True:
             await self._work.wait()
-            await trio.sleep(self.trouble.block_delay_s)
+            await self._block_delay()
             async with self._lock:
                 await self._fill_block(self.trouble.messages_per_block or MAX_TRANSACTIONS_PER_BLOCK)
                 if not self._ledger.busy and not self._pool:
                     self._work = trio.Event()
+
+    async def _block_delay(self) -> None:
+        """Wait as long as the trouble says, anew when it changes."""
+        while True:
+            changed = self._trouble_changed
+            with trio.move_on_after(self._trouble.block_delay_s):
+                await changed.wait()
+                continue
+            return
 
     async def _fill_block(self, limit: int) -> None:
         """Internal messages first, as collators do, then the pool's, then what follows from them."""
