@@ -68,8 +68,12 @@ connections delays nobody who completes it: a handshake takes a millisecond or t
 MAX_QUERIES_IN_FLIGHT = 64
 """Unanswered queries of one connection; the next ones wait in the socket."""
 
-MAX_PACKET_BYTES = 256 * 1024
+MAX_PACKET_BYTES = 128 * 1024
 """One ADNL packet from a client: an external message has 64 KiB at most."""
+
+MAX_REQUEST_BYTES = 4096
+"""A request that carries no bag of cells: sixteen hashes and two block ids at most. pytoniq_core's TL parser takes time
+that grows with the square of a vector's length."""
 
 MAX_EXTERNAL_BYTES = 65_536
 """An external message (TON configuration, ``ext_msg_limits``)."""

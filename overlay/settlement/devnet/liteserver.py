@@ -12,7 +12,7 @@ from overlay.settlement.devnet.adnl import SCHEMAS, constructor, tl_bytes
 from overlay.settlement.devnet.block_proofs import StateNotKept
 from overlay.settlement.devnet.blocks import SealedBlock
 from overlay.settlement.devnet.lies import ForgedChain, bend, garbage
-from overlay.settlement.devnet.limits import MAX_WAIT_S
+from overlay.settlement.devnet.limits import MAX_REQUEST_BYTES, MAX_WAIT_S
 from overlay.settlement.devnet.queries import (
     ERROR_BAD_REQUEST,
     ERROR_NOT_READY,
@@ -112,6 +112,8 @@ class LiteServer:
         handler = HANDLERS.get(name)
         if handler is None:
             raise QueryError(ERROR_BAD_REQUEST, f"this server does not answer {name or 'that'}")
+        if len(request) > MAX_REQUEST_BYTES and name not in ("sendMessage", "runSmcMethod"):
+            raise QueryError(ERROR_BAD_REQUEST, f"a request of {len(request)} bytes")
         try:
             fields, _ = SCHEMAS.deserialize(request)
         except Exception as error:  # pytoniq_core raises several unrelated types on malformed TL

@@ -18,6 +18,7 @@ from overlay.settlement.chain import proved
 from overlay.settlement.devnet import accounts, hashmap, proofs
 from overlay.settlement.devnet.accounts import ACCOUNTS, uninit_account
 from overlay.settlement.devnet.adnl import HANDSHAKE_BYTES, ProtocolError, Query, ServerConnection
+from overlay.settlement.devnet.limits import MAX_PACKET_BYTES
 
 keys = st.integers(0, 2**256 - 1) | st.integers(0, 40) | st.integers(2**256 - 40, 2**256 - 1)
 books = st.dictionaries(keys, st.integers(0, 2**63), max_size=12)
@@ -190,4 +191,4 @@ def test_garbage_after_the_handshake_is_a_protocol_error_or_nothing(garbage: byt
         assert connection.receive(garbage) == []
     except ProtocolError:
         return
-    assert len(garbage) < 4 + 256 * 1024
+    assert len(garbage) < 4 + MAX_PACKET_BYTES
