@@ -246,10 +246,10 @@ class Store:
                 break
             self._transaction_count -= self._db.execute("DELETE FROM transactions WHERE seqno = ?", (oldest,)).rowcount
             self._forget_block(oldest, seqno)
-        self._forget_block(seqno - MAX_BLOCKS_KEPT, seqno)
+        self._forget_block(seqno - MAX_BLOCKS_KEPT - 1, seqno)
 
     def _forget_block(self, old: int, newest: int) -> None:
-        if old <= newest - MAX_BLOCKS_KEPT:
+        if old < newest - MAX_BLOCKS_KEPT:  # the newest state still names those up to there
             self._db.execute(
                 "DELETE FROM blocks WHERE seqno = ? AND NOT is_key"
                 " AND NOT EXISTS (SELECT 1 FROM transactions WHERE transactions.seqno = blocks.seqno)",

@@ -213,24 +213,42 @@ def test_a_block_is_written_whole_or_not_at_all(tmp_path: Path, table: str) -> N
         assert content(store) == before
 
 
-def test_old_empty_blocks_are_forgotten_key_blocks_and_those_with_transactions_are_not(
-    monkeypatch: pytest.MonkeyPatch,
+def test_old_empty_blocks_are_forgotten_and_a_restart_does_not_miss_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("overlay.settlement.devnet.store.MAX_BLOCKS_KEPT", 5)
-    monkeypatch.setattr("overlay.settlement.devnet.chain.MAX_BLOCKS_KEPT", 5)
-    with Store.open(None) as store:
+    """Key blocks stay; so do blocks whose transactions are kept, until those go."""
+    for module in ("store", "chain"):
+        monkeypatch.setattr(f"overlay.settlement.devnet.{module}.MAX_BLOCKS_KEPT", 5)
+    monkeypatch.setattr("overlay.settlement.devnet.store.MAX_TRANSACTIONS_KEPT", 2)
+
+    def kept(store: Store) -> list[int]:
+        return [row[0] for row in store._db.execute("SELECT seqno FROM blocks ORDER BY seqno")]
+
+    for _ in range(3):
+        with Store.open(tmp_path) as store:
+            _, chain = chain_in(store)  # refuses a state that is not the newest block's
+            for number in range(chain.last.seqno + 1, chain.last.seqno + 6):
+                if number == 4:
+                    chain.rotate_validators()
+                else:
+                    chain.seal()
+    with Store.open(tmp_path) as store:
         _, chain = chain_in(store)
-        for number in range(3, 14):
-            if number == 4:
-                chain.rotate_validators()
-            else:
-                chain.seal()
-        kept = [row[0] for row in store._db.execute("SELECT seqno FROM blocks ORDER BY seqno")]
-        assert kept == [1, 4, 9, 10, 11, 12, 13]
+        assert kept(store) == [1, 4, 12, 13, 14, 15, 16, 17]
         assert chain.last.states is not None
-        assert {leaf for leaf in range(14) if hashmap.find(EARLIER_BLOCKS, chain.last.states.earlier_blocks, leaf)} == {
-            1, 4, 8, 9, 10, 11, 12
-        }  # fmt: skip
+        tree = chain.last.states.earlier_blocks
+        assert [seqno for seqno in range(18) if hashmap.find(EARLIER_BLOCKS, tree, seqno)] == kept(store)[:-1]
+
+        rows = [("0:" + "22" * 32, lt, bytes((lt,)), seqno, b"t") for lt, seqno in ((1, 13), (2, 15), (3, 19))]
+        store._db.executemany("INSERT INTO transactions VALUES (?, ?, ?, ?, ?)", rows[:2])
+        store._transaction_count = 2
+        for _ in range(6):
+            chain.seal()
+        assert kept(store) == [1, 4, 13, 15, *range(18, 24)]
+        store._db.execute("INSERT INTO transactions VALUES (?, ?, ?, ?, ?)", rows[2])
+        store._transaction_count = 3
+        chain.seal()
+        assert kept(store) == [1, 4, 15, *range(19, 25)]
 
 
 async def test_a_disk_that_fails_stops_the_devnet_before_it_shows_what_is_not_written(tmp_path: Path) -> None:
