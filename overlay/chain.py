@@ -248,13 +248,34 @@ async def _wait_for_devnet() -> dict[str, Any]:
     )
 
 
-async def run_local_devnet(
-    host: str, port: int, directory: Path, observer: Observer, clock: Callable[[], float] = time.time
-) -> None:
+async def _devnet_task(config: DevnetConfig, *, task_status: trio.TaskStatus[dict[str, Any]]) -> None:
+    """A devnet whose failures, at the start or later, are the command line's errors."""
+    try:
+        await run_devnet(config, task_status=task_status)
+    except SettlementError as error:
+        raise ChainError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error)) from error
+
+
+@dataclass(frozen=True)
+class DevnetOptions:
+    """What `cocoon devnet run` was told. Without `data_dir` the chain is kept in memory; `trouble` names a script."""
+
+    host: str
+    port: int
+    directory: Path
+    data_dir: Path | None = None
+    liteservers: int = 1
+    trouble: Path | None = None
+
+
+async def run_local_devnet(options: DevnetOptions, observer: Observer, clock: Callable[[], float] = time.time) -> None:
     """`cocoon devnet run`: until SIGINT or SIGTERM."""
     log = EventLog(observer, clock)
+    host, directory, kept = options.host, options.directory, options.data_dir
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 — once, before anything else runs
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (directory / "lock").open("w")
     except OSError as error:
         raise ConfigError(f"{directory} cannot be used: {error.strerror}; name another with --dir") from error
@@ -266,19 +287,20 @@ async def run_local_devnet(
         path = directory / CONFIG_NAME
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
-                try:
-                    document = await nursery.start(run_devnet, DevnetConfig(host, port, config_path=path))
-                except SettlementError as error:
-                    raise ChainError(str(error)) from error
-                except OSError as error:
-                    raise ConfigError(str(error)) from error
+                config = DevnetConfig(
+                    host, options.port, config_path=path, data_dir=kept, liteservers=options.liteservers,
+                    trouble=options.trouble,
+                )  # fmt: skip
+                document = await nursery.start(_devnet_task, config)
                 server = document["liteservers"][0]
+                keeping = "" if kept is None else f"; its chain is kept in {kept}"
                 log.info(
-                    "ready", f"TON devnet on {host}:{server['port']}, play money; its configuration is {path}",
+                    "ready", f"TON devnet on {host}:{server['port']}, play money; its configuration is {path}{keeping}",
                     config=str(path), port=server["port"],
                 )  # fmt: skip
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
                     break
         path.unlink(missing_ok=True)
-        log.info("stopped", "the devnet is gone, and its money with it")
+        end = "the devnet is gone, and its money with it" if kept is None else f"the devnet rests in {kept}"
+        log.info("stopped", end)

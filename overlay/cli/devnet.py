@@ -27,9 +27,20 @@ def run(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where global.config.json goes.", metavar="DIR")
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the chain here and go on from it the next time; else it is gone at the end.", metavar="DIR"
+        ),
+    ] = None,
+    liteservers: Annotated[int, typer.Option(help="How many liteservers show the chain.", min=1, max=16)] = 1,
+    trouble: Annotated[
+        Path | None, typer.Option(help="A timetable of trouble (JSON): delays, losses, lies.", metavar="FILE")
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Run until stopped; nodes and clients of this user find it by themselves."""
-    from overlay.chain import run_local_devnet
+    from overlay.chain import DevnetOptions, run_local_devnet
 
-    trio.run(run_local_devnet, host, port, directory or home() / "devnet", Output(as_json).event)
+    options = DevnetOptions(host, port, directory or home() / "devnet", data_dir, liteservers, trouble)
+    trio.run(run_local_devnet, options, Output(as_json).event)

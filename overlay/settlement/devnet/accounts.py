@@ -1,35 +1,20 @@
-"""The shard's dictionary of accounts: ``HashmapAugE 256 ShardAccount DepthBalanceInfo`` (TL-B, block.tlb).
+"""The shard's dictionary of accounts: ``HashmapAugE 256 ShardAccount DepthBalanceInfo`` (TL-B block.tlb).
 
-A persistent radix tree: an update makes new nodes on one path and shares the rest, so that sealing a block costs the
-accounts that changed, and old blocks keep their own state for proofs.
+Values are ``ShardAccount`` cells; what stands beside each is the money beneath, in nanoTON.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pytoniq_core import begin_cell
 
+from overlay.settlement.cells import address_of
+from overlay.settlement.devnet import hashmap
+from overlay.settlement.devnet.hashmap import Node, Shape
 from overlay.settlement.devnet.proofs import pruned, with_refs
 
 KEY_BITS = 256
-
-
-def label_bits(bits: str, longest: int) -> str:
-    """The shortest ``HmLabel`` of ``bits`` ("0"/"1" text) where ``longest`` bits could stand (TL-B hashmap.tlb)."""
-    length = len(bits)
-    width = longest.bit_length()
-    number = format(length, f"0{width}b") if width else ""
-    best = "0" + "1" * length + "0" + bits  # hml_short$0, unary length
-    long = "10" + number + bits  # hml_long$10
-    if len(long) < len(best):
-        best = long
-    if length and bits in ("0" * length, "1" * length):
-        same = "11" + bits[0] + number  # hml_same$11
-        if len(same) < len(best):
-            best = same
-    return best
 
 
 def store_currency(builder: Any, nanoton: int) -> Any:
@@ -42,98 +27,47 @@ def store_depth_balance(builder: Any, nanoton: int) -> Any:
     return store_currency(builder.store_uint(0, 5), nanoton)
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A leaf (``fork`` is 256) or a fork at bit ``fork``; its cell's label begins at bit ``start`` of the key."""
-
-    key: int
-    start: int
-    fork: int
-    balance_nanoton: int
-    cell: Any
-    children: tuple[Node, Node] | None
+def _sum(left: int, right: int) -> int:
+    return left + right
 
 
-def _text(key: int, start: int, end: int) -> str:
-    return format(key, f"0{KEY_BITS}b")[start:end]
+ACCOUNTS = Shape(KEY_BITS, store_depth_balance, _sum)
 
 
-def _leaf(key: int, start: int, shard_account: Any, balance_nanoton: int) -> Node:
-    builder = begin_cell().store_bits(label_bits(_text(key, start, KEY_BITS), KEY_BITS - start))
-    store_depth_balance(builder, balance_nanoton)
-    builder.store_cell(shard_account)
-    return Node(key, start, KEY_BITS, balance_nanoton, builder.end_cell(), None)
+def key_of(address: str) -> int:
+    """The key of a raw basechain address."""
+    return int(address[2:], 16)
 
 
-def _fork(start: int, fork: int, left: Node, right: Node) -> Node:
-    balance = left.balance_nanoton + right.balance_nanoton
-    builder = begin_cell().store_bits(label_bits(_text(left.key, start, fork), KEY_BITS - start))
-    builder.store_ref(left.cell).store_ref(right.cell)
-    return Node(left.key, start, fork, balance, store_depth_balance(builder, balance).end_cell(), (left, right))
+def put(tree: Node | None, key: int, shard_account: Any, balance_nanoton: int) -> Node:
+    """The dictionary with an account set to a ``ShardAccount`` cell of ``balance_nanoton``."""
+    return hashmap.put(ACCOUNTS, tree, key, shard_account, balance_nanoton)
 
 
-def _moved(node: Node, start: int) -> Node:
-    """The same subtree hung at another depth: only the label of its top changes."""
-    if node.start == start:
-        return node
-    if node.children is not None:
-        return _fork(start, node.fork, *node.children)
-    shard_account = _value(node)
-    return _leaf(node.key, start, shard_account, node.balance_nanoton)
+def remove(tree: Node | None, key: int) -> Node | None:
+    """The dictionary without an account."""
+    return hashmap.remove(ACCOUNTS, tree, key)
 
 
-def _value(node: Node) -> Any:
-    """The ``ShardAccount`` bits and reference of a leaf: always the last 320 bits of its cell."""
-    builder = begin_cell().store_bits(node.cell.bits[-320:].to01())
-    return builder.store_ref(node.cell.refs[0]).end_cell()
+def state_in(tree: Node | None, key: int) -> Any:
+    """The account's own root cell, ``None`` when it is not there."""
+    leaf = hashmap.find(ACCOUNTS, tree, key)
+    return None if leaf is None else leaf.value.refs[0]
 
 
-def put(node: Node | None, key: int, shard_account: Any, balance_nanoton: int, start: int = 0) -> Node:
-    """The tree with ``key`` (256 bits) set to a ``ShardAccount`` cell of ``balance_nanoton``."""
-    if node is None:
-        return _leaf(key, start, shard_account, balance_nanoton)
-    differs = KEY_BITS - (key ^ node.key).bit_length()
-    if differs < node.fork:
-        new, old = _leaf(key, differs + 1, shard_account, balance_nanoton), _moved(node, differs + 1)
-        left, right = (old, new) if _bit(key, differs) else (new, old)
-        return _fork(start, differs, left, right)
-    if node.children is None:
-        return _leaf(key, start, shard_account, balance_nanoton)
-    left, right = node.children
-    if _bit(key, node.fork):
-        right = put(right, key, shard_account, balance_nanoton, node.fork + 1)
-    else:
-        left = put(left, key, shard_account, balance_nanoton, node.fork + 1)
-    return _fork(start, node.fork, left, right)
+def prove(tree: Node, key: int) -> Any:
+    """The dictionary's cells on the way to an account, or to where it would be, everything else pruned."""
+    return hashmap.prove(tree.cell, KEY_BITS, key, lambda leaf: with_refs(leaf, [pruned(ref) for ref in leaf.refs]))
 
 
-def remove(node: Node | None, key: int, start: int = 0) -> Node | None:
-    """The tree without ``key``; the same tree when it is not there."""
-    if node is None or KEY_BITS - (key ^ node.key).bit_length() < node.fork:
-        return node
-    if node.children is None:
-        return None
-    left, right = node.children
-    if _bit(key, node.fork):
-        kept = remove(right, key, node.fork + 1)
-        return _moved(left, start) if kept is None else _fork(start, node.fork, left, kept)
-    kept = remove(left, key, node.fork + 1)
-    return _moved(right, start) if kept is None else _fork(start, node.fork, kept, right)
+def uninit_account(address: str, balance_nanoton: int, now: int) -> Any:
+    """The ``ShardAccount`` of an account that has money and no code yet (account_uninit)."""
+    account = begin_cell().store_bit(1).store_address(address_of(address))
+    account.store_uint(1, 3).store_uint(1, 8).store_uint(1, 3).store_uint(103, 8)  # storage_used: 1 cell, 103 bits
+    account.store_uint(0, 3).store_uint(now, 32).store_bit(0)  # storage_extra_none, last_paid, no due payment
+    account.store_uint(0, 64).store_coins(balance_nanoton).store_bit(0).store_uint(0, 2)  # account_uninit$00
+    return begin_cell().store_ref(account.end_cell()).store_uint(0, 256).store_uint(0, 64).end_cell()
 
 
-def prove(node: Node, key: int) -> Any:
-    """The dictionary's cells on the way to ``key``, everything else pruned.
-
-    For a key that is not there, the way ends at the edge whose label differs: that proves absence.
-    """
-    refs = list(node.cell.refs)
-    differs = KEY_BITS - (key ^ node.key).bit_length()
-    if node.children is None or differs < node.fork:
-        return with_refs(node.cell, [pruned(ref) for ref in refs])
-    side = _bit(key, node.fork)
-    kept = prove(node.children[side], key)
-    return with_refs(node.cell, [kept if index == side else pruned(ref) for index, ref in enumerate(refs)])
-
-
-def _bit(key: int, index: int) -> int:
-    return (key >> (KEY_BITS - 1 - index)) & 1
+NOBODY = begin_cell().store_ref(begin_cell().store_bit(0).end_cell()).store_uint(0, 256).store_uint(0, 64).end_cell()
+"""The ``ShardAccount`` of an account that does not exist."""

@@ -25,22 +25,62 @@ MAX_TRANSACTIONS_PER_BLOCK = 1000
 """A longer chain of messages goes on in the next block. Mainnet's blocks hold a few hundred by gas."""
 
 MAX_BLOCKS_KEPT = 4096
-"""Blocks that can still be asked for: hours of an idle chain. States share their cells: each is a few kilobytes."""
+"""Blocks that can still be asked for: hours of an idle chain, a few kilobytes each on disk. Key blocks, and blocks
+whose transactions are kept, stay longer."""
 
-MAX_TRANSACTIONS_KEPT = 20_000
-"""Transactions that can still be asked for, for each account."""
+MAX_STATES_KEPT = 1024
+"""Blocks whose states can still be proved, from this process's own: states share their cells, a few kilobytes each."""
+
+MAX_BLOCKS_PARSED = 128
+"""Older blocks that are kept parsed after they were asked for."""
+
+MAX_TRANSACTIONS_KEPT = 200_000
+"""Transactions that can still be asked for, on disk: about a kilobyte each. The oldest blocks' go first."""
+
+MAX_TRANSACTIONS_CACHED = 4096
+"""Transactions kept parsed: those that clients ask for again and again are the newest."""
+
+GENESIS_LT = 1_000_000
+"""Logical time at which the chain begins."""
+
+VALIDATOR_COUNT = 4
+"""Validators of the masterchain: three of the four signatures make the two thirds that clients ask for."""
+
+VALIDATORS_VALID_S = 10 * 365 * 86_400
+"""How long a validator set says it is in office: longer than any devnet, or a test's clock, runs."""
+
+MAX_POOL = 2048
+"""External messages that wait for a slow block; the next ones are refused, as a real network does."""
+
+MAX_PROOF_STEPS = 16
+"""Links in one answer to ``getBlockProof``; the client asks on from where they end."""
+
+MAX_TRANSACTIONS_LISTED = 256
+"""Transactions in one answer to ``listBlockTransactions``, as on real servers; the client asks on."""
 
 MAX_CONNECTIONS = 256
-"""Clients at once; each holds one socket and a few tasks."""
+"""Clients at once; each holds one socket and a few tasks. One more takes the place of the one that is idle longest."""
+
+MAX_HALF_OPEN = 64
+"""Connections that have not finished the handshake. One more takes the place of the oldest, so that a flood of silent
+connections delays nobody who completes it: a handshake takes a millisecond or two."""
 
 MAX_QUERIES_IN_FLIGHT = 64
 """Unanswered queries of one connection; the next ones wait in the socket."""
 
-MAX_PACKET_BYTES = 256 * 1024
+MAX_PACKET_BYTES = 128 * 1024
 """One ADNL packet from a client: an external message has 64 KiB at most."""
+
+MAX_REQUEST_BYTES = 4096
+"""A request that carries no bag of cells: sixteen hashes and two block ids at most. pytoniq_core's TL parser takes time
+that grows with the square of a vector's length."""
 
 MAX_EXTERNAL_BYTES = 65_536
 """An external message (TON configuration, ``ext_msg_limits``)."""
+
+MAX_CELL_DEPTH = 256
+"""Depth of the cells that a client may bring, where TON takes 512: from about 400 on the emulator's WebAssembly stack
+overflows, and takes the emulator with it."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """A client that does not finish the handshake in this time is dropped."""
@@ -48,8 +88,20 @@ HANDSHAKE_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 120.0
 """A client that sends nothing, not even the pings of ADNL over TCP, is gone."""
 
+SEND_TIMEOUT_S = 20.0
+"""A client that does not take its answers for this long is dropped."""
+
 MAX_WAIT_S = 30.0
 """``waitMasterchainSeqno`` holds a query for this long at most."""
 
 MAX_FAUCET_LINE_BYTES = 1024
 """One request of the faucet."""
+
+MAX_TROUBLE_S = 7 * 86_400.0
+"""A longer delay in a trouble script is a mistake of its writer."""
+
+MAX_TROUBLE_BYTES = 1024 * 1024
+"""A trouble script: thousands of steps."""
+
+MAX_LITESERVERS = 16
+"""Servers that show one chain: tests of quorums need a handful."""

@@ -7,7 +7,7 @@ const { Address, Cell, parseTuple } = require('@ton/core');
 
 (async () => {
   const answer = (value) => process.stdout.write(JSON.stringify(value) + '\n');
-  const executor = await Executor.create();
+  let executor = await Executor.create();
   const slim = await Blockchain.create({ executor, config: 'slim' });
   answer({
     id: 0, node: process.versions.node, emulator: executor.getVersion().commitHash,
@@ -45,6 +45,8 @@ const { Address, Cell, parseTuple } = require('@ton/core');
       request = JSON.parse(line);
       answer({ id: request.id, ...(await operations[request.op](request)) });
     } catch (error) {
+      // A trap leaves the emulator's memory in pieces: whatever runs in it afterwards would fail, or be wrong.
+      if (error instanceof WebAssembly.RuntimeError) executor = await Executor.create();
       answer({ id: request ? request.id : null, success: false, error: String(error), exitCode: null });
     }
   }

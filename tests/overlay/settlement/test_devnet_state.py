@@ -15,31 +15,29 @@ from pytoniq_core.tlb.block import ShardAccounts
 
 from overlay.settlement import ProofRejected
 from overlay.settlement.chain import proved
-from overlay.settlement.devnet import accounts, proofs
+from overlay.settlement.devnet import accounts, hashmap, proofs
+from overlay.settlement.devnet.accounts import ACCOUNTS, uninit_account
 from overlay.settlement.devnet.adnl import HANDSHAKE_BYTES, ProtocolError, Query, ServerConnection
-from overlay.settlement.devnet.ledger import genesis_account
+from overlay.settlement.devnet.limits import MAX_PACKET_BYTES
 
 keys = st.integers(0, 2**256 - 1) | st.integers(0, 40) | st.integers(2**256 - 40, 2**256 - 1)
 books = st.dictionaries(keys, st.integers(0, 2**63), max_size=12)
 
 
 def shard_account(key: int, balance: int) -> Any:
-    return genesis_account(f"0:{key:064x}", balance, 1_800_000_000)
+    return uninit_account(f"0:{key:064x}", balance, 1_800_000_000)
 
 
-def build(book: dict[int, int], order: list[int] | None = None) -> accounts.Node | None:
+def build(book: dict[int, int], order: list[int] | None = None) -> hashmap.Node | None:
     node = None
     for key in order if order is not None else list(book):
         node = accounts.put(node, key, shard_account(key, book[key]), book[key])
     return node
 
 
-def root(node: accounts.Node | None) -> Any:
+def root(node: hashmap.Node | None) -> Any:
     """The ``HashmapAugE`` cell around a tree."""
-    builder = begin_cell().store_bit(1 if node else 0)
-    if node:
-        builder.store_ref(node.cell)
-    return accounts.store_depth_balance(builder, node.balance_nanoton if node else 0).end_cell()
+    return hashmap.store(ACCOUNTS, begin_cell(), node, 0).end_cell()
 
 
 @given(books, st.randoms(use_true_random=False))
@@ -48,6 +46,24 @@ def test_the_dictionary_does_not_depend_on_the_order_of_updates(book: dict[int, 
     order = list(book)
     chance.shuffle(order)
     assert root(build(book)).hash == root(build(book, order)).hash
+
+
+@given(books)
+@settings(max_examples=60, deadline=None)
+def test_a_dictionary_built_at_once_is_the_one_built_step_by_step(book: dict[int, int]) -> None:
+    items = [(key, shard_account(key, balance), balance) for key, balance in book.items()]
+    at_once, by_steps = hashmap.build(ACCOUNTS, items), build(book)
+    assert root(at_once).hash == root(by_steps).hash
+    for key in book:
+        leaf = hashmap.find(ACCOUNTS, at_once, key)
+        assert leaf is not None
+        assert leaf.extra == book[key]
+
+
+@given(st.text("01", max_size=40), st.integers(0, 40))
+def test_a_label_is_read_as_it_was_written(bits: str, more: int) -> None:
+    label = hashmap.label_bits(bits, len(bits) + more)
+    assert hashmap.read_label(label + "1011", len(bits) + more) == (bits, len(label))
 
 
 @given(books)
@@ -175,4 +191,4 @@ def test_garbage_after_the_handshake_is_a_protocol_error_or_nothing(garbage: byt
         assert connection.receive(garbage) == []
     except ProtocolError:
         return
-    assert len(garbage) < 4 + 256 * 1024
+    assert len(garbage) < 4 + MAX_PACKET_BYTES
