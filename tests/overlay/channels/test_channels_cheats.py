@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import trio
 
-from overlay import settlement
 from overlay.channels.limits import (
     CLAIM_ATTACHED_NANOTON,
     CLAIM_MARGIN_S,
@@ -178,9 +177,6 @@ async def test_a_provider_whose_clock_is_ten_minutes_wrong_claims_before_every_d
     assert (await book(two.payee, leaving.channel)).paid_nanoton == 2000, "but never into the last minutes"
 
 
-@pytest.mark.skipif(
-    not hasattr(settlement, "ClockSkewed"), reason="this version's chain client takes a fast clock for an old block"
-)
 @pytest.mark.parametrize("skew_s", [-MAX_CLOCK_SKEW_S, MAX_CLOCK_SKEW_S], ids=["slow", "fast"])
 async def test_a_node_whose_clock_goes_wrong_while_it_runs_claims_before_the_deadline_all_the_same(two, net, skew_s):
     skew = [0]

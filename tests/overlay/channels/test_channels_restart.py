@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import signal
@@ -12,15 +11,10 @@ from functools import partial
 import pytest
 import trio
 
-from overlay.cli.devnet import run
 from overlay.settlement import ChannelTerms, SettlementError
 from overlay.settlement.cells import OP_PAYOUT
 from overlay.settlement.devnet import ask_faucet, ask_totals
 from simulations.processes import run_process
-
-pytestmark = pytest.mark.skipif(
-    "data_dir" not in inspect.signature(run).parameters, reason="this version's devnet keeps nothing when it ends"
-)
 
 TON = 1_000_000_000
 
