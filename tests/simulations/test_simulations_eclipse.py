@@ -101,6 +101,7 @@ class Crowd:
         async with trio.open_nursery() as nursery:
             for host in self.hosts:
                 nursery.start_soon(_try, host, victim.addrs[0])
+        await trio.sleep(1)  # its end of the last connection stands a little after theirs
 
 
 async def _silence(stream: HostStream) -> None:
