@@ -64,6 +64,10 @@ class Neighbours:
         """Where probes run; there is no task while there is nobody to ask."""
         self._nursery = nursery
 
+    def stop(self) -> None:
+        """No probes from now on: the nursery closes. A look-up that somebody else began may still be under way."""
+        self._nursery = None
+
     # --- news from the host -----------------------------------------------------------------------------------------
 
     def connected(self, peer: PeerId, addr: str) -> None:

@@ -163,6 +163,8 @@ class Kademlia:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running = False
+        self._neighbours.stop()
+        self._nursery = None
         if self._storage is not None:
             with trio.CancelScope(shield=True):
                 await self._save()

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 import dht.kad
 from dht.kad import InvalidRecord, KadConfig, Kademlia, KadError, LookupReport, SqliteStorage, StoreRefused, key_of
+from dht.kad.contacts import contact_of
 from dht.kad.keys import peer_key
 
 LONG_AGO = float("-inf")
@@ -280,6 +281,22 @@ async def test_a_cancelled_query_leaves_nothing_in_flight(autojump_clock: MockCl
         assert scope.cancelled_caught
         await trio.sleep(0.1)
         assert trio.lowlevel.current_statistics().tasks_living <= before
+
+
+async def test_a_look_up_that_outlives_its_node_ends_in_peace(autojump_clock: MockClock, network: Any) -> None:
+    nodes = await network.nodes(30)
+    host = network.host(300)
+    async with trio.open_nursery() as nursery:
+        known = nodes[0]._validators._by_namespace
+        async with Kademlia(host, "test", validators=known, clock=nodes[0]._clock, rng=random.Random(1)) as kad:
+            await host.connect(nodes[0]._host.addrs[0])
+            await kad.bootstrap()
+            for number in range(500, 540):  # whoever fails makes room for one of these, who is asked first
+                kad._table.remember(contact_of(network.identity(number).peer_id, ["/ip4/30.1.1.1/tcp/4001"]))
+            for node in nodes:
+                node._host.mute_s = 1000.0
+            nursery.start_soon(kad.get, b"/plain/k")
+            await trio.sleep(0.1)
 
 
 async def test_look_ups_are_reported(autojump_clock: MockClock, network: Any) -> None:
