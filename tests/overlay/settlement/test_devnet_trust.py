@@ -179,8 +179,9 @@ async def test_a_whole_block_is_what_its_hashes_say_and_its_money_adds_up(net: A
         into = flow.from_prev_blk.grams + flow.imported.grams + flow.minted.grams
         assert into == flow.to_next_blk.grams + flow.exported.grams + flow.fees_collected.grams
         assert flow.fees_collected.grams > 0
-        master = await lite.raw_get_block(lite.last_mc_block)
-        assert master.extra.custom.shard_hashes[0].list[0].seq_no == lite.last_mc_block.seqno
+        newest = lite.last_mc_block  # it moves on meanwhile
+        master = await lite.raw_get_block(newest)
+        assert master.extra.custom.shard_hashes[0].list[0].seq_no == newest.seqno
 
     await stock(net.config, use)
 
@@ -202,7 +203,8 @@ async def test_blocks_are_looked_up_by_number_and_by_either_time(net: Any, clien
             with pytest.raises(LiteServerError, match="not known"):
                 await lite.lookup_block(-1, -(2**63), **wrong)
         assert await lite.get_libraries([b"\x01" * 32]) == {"01" * 32: None}
-        assert (await lite.raw_get_shard_info()).seq_no == lite.last_mc_block.seqno
+        before = lite.last_mc_block.seqno
+        assert before <= (await lite.raw_get_shard_info()).seq_no <= lite.last_mc_block.seqno + 1
 
     await stock(net.config, use)
 
