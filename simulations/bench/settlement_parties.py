@@ -63,9 +63,9 @@ async def parties_rows(quick: bool) -> dict[str, Row]:
             most_unpaid.append(most / WINDOW_NANOTON)
             client_lost.append(await _provider_vanishes(stage) / WINDOW_NANOTON)
     rows = [
-        _worst("provider_loss", "a provider's loss to a client that vanished", provider_lost),
-        _worst("provider_exposure", "the most that stood unpaid at any moment", most_unpaid),
-        _worst("client_loss", "a client's loss to a provider that vanished", client_lost),
+        _worst("provider_loss_killed", "a provider's loss to a client that vanished", provider_lost),
+        _worst("provider_exposure_killed", "the most that stood unpaid at any moment", most_unpaid),
+        _worst("client_loss_killed", "a client's loss to a provider that vanished", client_lost),
     ]
     return {each.id: each for each in rows}
 

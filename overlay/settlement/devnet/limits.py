@@ -78,9 +78,9 @@ that grows with the square of a vector's length."""
 MAX_EXTERNAL_BYTES = 65_536
 """An external message (TON configuration, ``ext_msg_limits``)."""
 
-MAX_CELL_DEPTH = 256
+MAX_CELL_DEPTH = 320
 """Depth of the cells that a client may bring, where TON takes 512: from about 400 on the emulator's WebAssembly stack
-overflows, and takes the emulator with it."""
+overflows, and takes the emulator with it. A wallet's message with 255 transfers is 257 deep."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """A client that does not finish the handshake in this time is dropped."""

@@ -27,6 +27,7 @@ from overlay.settlement.devnet.ledger import read_external
 from overlay.settlement.devnet.listeners import serve_client
 from overlay.settlement.devnet.proofs import to_boc
 from overlay.settlement.devnet.tvm import MessageRejected
+from overlay.settlement.wallet import Transfer, Wallet
 
 
 def hello(public_key: bytes) -> tuple[bytes, Any]:
@@ -253,8 +254,16 @@ async def test_a_message_of_cells_that_are_reached_in_endless_ways_costs_what_it
 
 
 async def test_cells_deeper_than_the_emulator_bears_are_refused(net: Any) -> None:
-    with pytest.raises(MessageRejected, match="256 are allowed"):
+    with pytest.raises(MessageRejected, match=f"{limits.MAX_CELL_DEPTH} are allowed"):
         await net.call(net.devnet.submit, carrying(net, bomb(limits.MAX_CELL_DEPTH)))
+
+
+def test_a_wallets_message_with_as_many_transfers_as_it_takes_is_not_too_deep() -> None:
+    wallet = Wallet(b"\x01" * 32, limits.NETWORK_ID)
+    transfers = [Transfer(f"0:{number:064x}", 1, begin_cell().store_uint(0, 32).end_cell()) for number in range(255)]
+    message = wallet.sign_transfers(transfers, seqno=1, valid_until_s=2**31, deploy=False)
+    assert message.get_depth(0) > 255
+    read_external(to_boc([message]))
 
 
 async def test_an_emulator_that_was_broken_by_its_input_is_replaced(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
