@@ -152,10 +152,6 @@ SELF_REFRESH_S = 600.0
 BUCKET_REFRESH_S = 3600.0
 """A bucket that no lookup touched for this long is refreshed (paper §2.3)."""
 
-FIRST_FILL = 8
-"""Peers in each far bucket with which a node that joins is content: a way into that part of the network that survives
-failures. What passes through fills it further, and so does each hour's refresh."""
-
 JOIN_DELAY_S = 0.5
 """From the first peer in an empty table to the look-up of our own id: others connected meanwhile take part."""
 

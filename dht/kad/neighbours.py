@@ -87,15 +87,14 @@ class Neighbours:
         return peer in self._seen
 
     def met(self, peer: PeerId) -> None:
-        """A peer connected or asked us something: it lives, and is asked whether it serves if it would be let in and
-        there are few like it; the many come in by answering us some time."""
+        """A peer connected or asked us something: it lives, and is asked whether it serves if it would be let in."""
         if self.table.alive(peer, trio.current_time()) or not self._probe_inbound or peer in self._wire.asking:
             return  # one that we are asking at this moment will have said all by its answer
         try:
             unknown = contact(peer)
         except ValueError:
             return  # a peer whose id is no Ed25519 key: it cannot be named in our messages
-        if self.table.needs(unknown.key) and self.table.wants(unknown, self._networks(peer)):
+        if self.table.wants(unknown, self._networks(peer)):
             self.probe(unknown)
 
     def _networks(self, peer: PeerId) -> tuple[bytes, ...] | None:

@@ -17,7 +17,7 @@ from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact, contact_of
 from dht.kad.errors import KadError, StoreRefused
 from dht.kad.keys import peer_bytes
-from dht.kad.limits import FIRST_FILL, MAX_SAVED_PEERS, SETTLED, START_S, STORE_WIDTH, K
+from dht.kad.limits import MAX_SAVED_PEERS, START_S, STORE_WIDTH, K
 from dht.kad.lookup import LookupRequest
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.neighbours import Neighbours
@@ -308,7 +308,7 @@ class Kademlia:
             self._bootstrapping = False
         await self._upkeep.refresh_self()
         if self._config.bootstrap_refresh:
-            await self._upkeep.refresh_buckets(self._config.bucket_refresh_s, fill=FIRST_FILL)
+            await self._upkeep.refresh_buckets(self._config.bucket_refresh_s)
         return len(self._table)
 
     def peers(self) -> list[FoundPeer]:
@@ -336,8 +336,8 @@ class Kademlia:
 
     async def _send(self, message: Message) -> int:
         async with self._queries.session(keep=True) as session:
-            lookup = await self._queries.find_node(message.key, session, settled=SETTLED)
-            return await self._queries.store(lookup.holders(), message, session)
+            holders = await self._queries.find_holders(message.key, session)
+            return await self._queries.store(holders, message, session)
 
     async def _publish(self, publication: Publication) -> int:
         return await self._send(self._accept(publication))

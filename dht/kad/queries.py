@@ -13,7 +13,7 @@ from dht.kad.contacts import Contact
 from dht.kad.density import Density
 from dht.kad.errors import BadMessage, InvalidRecord
 from dht.kad.keys import key_of
-from dht.kad.limits import OUTSIDERS, STORE_WIDTH
+from dht.kad.limits import OUTSIDERS, SETTLED, STORE_WIDTH
 from dht.kad.lookup import Lookup, LookupRequest
 from dht.kad.messages import Message, MessageType, encode_message
 from dht.kad.neighbours import Neighbours
@@ -207,6 +207,14 @@ class Queries:
         found = results[0].result()
         self._tell(MessageType.GET_PROVIDERS, lookup, started, hops, found=bool(found))
         return found
+
+    async def find_holders(self, key: bytes, session: Session) -> list[Contact]:
+        """Whom a record or provider record under ``key`` is to be stored at.
+
+        Where others could replay an older value, everybody near is asked first, for liars among them to be outnumbered;
+        a value that its key certifies can only be withheld, and one honest holder is enough to find it."""
+        settled = SETTLED if self._validators.self_certifying(key) else None
+        return (await self.find_node(key, session, settled=settled)).holders()
 
     async def store(self, peers: Iterable[Contact], message: Message, session: Session) -> int:
         """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (or, for the latter, were told)."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dht.kad.config import Diversity
 from dht.kad.contacts import Contact, is_narrow
 from dht.kad.keys import common_bits, peer_key
-from dht.kad.limits import FIRST_FILL, KEY_BITS, LOOKUP_NETWORKS, MAX_FAILURES, MAX_REPLACEMENTS, K
+from dht.kad.limits import KEY_BITS, LOOKUP_NETWORKS, MAX_FAILURES, MAX_REPLACEMENTS, K
 from transport.identity import PeerId
 
 
@@ -87,14 +87,6 @@ class RoutingTable:
         if contact.key in bucket or (len(bucket) >= self._k and not self._failing(bucket)):
             return False
         return self._admits(bucket, contact.networks if seen is None else seen)
-
-    def needs(self, key: int) -> bool:
-        """Whether a peer with this key, if it enters, is more than one of many: its bucket is poor (under
-        ``FIRST_FILL``), or as near as our own k nearest, all of whom we must know."""
-        index = common_bits(key, self.own_key)
-        if self.size(index) < FIRST_FILL:
-            return True
-        return sum(map(len, self._buckets[index + 1 :])) < self._k
 
     def _failing(self, bucket: dict[int, _Entry]) -> int | None:
         return next((key for key, entry in bucket.items() if entry.failures), None)
@@ -289,11 +281,7 @@ class RoutingTable:
 
     def touch(self, key: int, now: float) -> None:
         """A look-up of ``key`` refreshed its bucket."""
-        self.touch_bucket(min(common_bits(key, self.own_key), KEY_BITS - 1), now)
-
-    def touch_bucket(self, index: int, now: float) -> None:
-        """Bucket ``index`` is as good as refreshed."""
-        self._touched[index] = now
+        self._touched[min(common_bits(key, self.own_key), KEY_BITS - 1)] = now
 
     def to_refresh(self, now: float, after_s: float, deepest: int) -> list[int]:
         """Buckets that no look-up touched for ``after_s``, the farthest first, none above ``deepest``.

@@ -25,7 +25,6 @@ from dht.kad.limits import (
     REFRESH_MAX_BITS,
     REPUBLISH_PER_ROUND,
     SAVE_S,
-    SETTLED,
     STORE_WIDTH,
 )
 from dht.kad.lookup import LookupRequest
@@ -144,19 +143,16 @@ class Upkeep:
         async with self._queries.session() as session:
             await self._queries.find_node(peer_bytes(self._own), session)
 
-    async def refresh_buckets(self, after_s: float, *, limit: int | None = None, fill: int | None = None) -> None:
-        """Look up a key at random in buckets that no look-up touched for ``after_s``, until they have ``fill`` peers
-        (default: k)."""
+    async def refresh_buckets(self, after_s: float, *, limit: int | None = None) -> None:
+        """Look up a key at random in buckets that no look-up touched for ``after_s``, until they are full."""
         due = self._table.to_refresh(trio.current_time(), after_s, REFRESH_MAX_BITS)
-        enough = min(self._config.k, fill or self._config.k)
         for index in due[:limit]:
-            if self._table.size(index) >= enough:
-                self._table.touch_bucket(index, trio.current_time())
+            if self._table.size(index) >= self._config.k:
                 continue
             key = random_key_in_bucket(self._table.own_key, index, self._rng)
 
             def full(_step: LookupRequest, _reply: Message, index: int = index) -> bool:
-                return self._table.size(index) >= enough
+                return self._table.size(index) >= self._config.k
 
             async with self._queries.session() as session:
                 await self._queries.find_node(key, session, until=full)
@@ -194,8 +190,8 @@ class Upkeep:
         for record in self._records.to_republish(self._clock(), after_s, REPUBLISH_PER_ROUND):
             record.received_at = self._clock()  # whoever we send it to will not do it again for a while, nor do we
             async with self._queries.session(keep=True) as session:
-                lookup = await self._queries.find_node(record.key, session, settled=SETTLED)
-                await self._queries.store(lookup.holders(), _put(record), session)
+                holders = await self._queries.find_holders(record.key, session)
+                await self._queries.store(holders, _put(record), session)
 
     def _forget_ended(self) -> None:
         """Records of ours that have ended are renewed no more: whoever made them makes others."""

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from dht.kad.config import Diversity
 from dht.kad.contacts import Contact, contact_of
 from dht.kad.keys import common_bits, key_of, peer_key, random_key_in_bucket
-from dht.kad.limits import FIRST_FILL, MAX_FAILURES, MAX_REPLACEMENTS
+from dht.kad.limits import MAX_FAILURES, MAX_REPLACEMENTS
 from dht.kad.routing import RoutingTable
 from transport.identity import Identity, PeerId
 
@@ -59,20 +59,6 @@ def test_a_full_bucket_keeps_its_old_peers_and_remembers_the_newcomer() -> None:
     assert table.take_replacement(peer(numbers[0]).key) is None  # the bucket is full
     assert table.failed(IDS[numbers[0]])  # a replacement waits: the first failure is enough
     assert table.take_replacement(peer(numbers[0]).key) == peer(numbers[-1])  # the newest
-
-
-def test_a_table_needs_whoever_is_in_a_poor_bucket_or_as_near_as_its_nearest() -> None:
-    table = RoutingTable(OWN)
-    near = sorted((peer(number) for number in range(200)), key=lambda p: p.key ^ table.own_key)
-    far = [p for p in near if not common_bits(p.key, table.own_key)]
-    assert table.needs(far[0].key)
-    for other in far[:FIRST_FILL]:
-        table.answered(other, 0.0)
-    assert table.needs(far[9].key)  # we know too few to be choosy
-    for other in near[:20]:
-        table.answered(other, 0.0)
-    assert not table.needs(far[9].key)
-    assert table.needs(near[0].key)
 
 
 def test_without_a_replacement_a_peer_leaves_at_its_second_failure_and_is_not_told_meanwhile() -> None:
