@@ -274,9 +274,9 @@ class RoutingTable:
         failed = [entry for entry in everybody if entry.failures][: limit // 2]
         healthy = [entry for entry in everybody if not entry.failures]
         silent = [entry for entry in healthy if now - entry.seen_at >= after_s]
-        chosen = [*failed, *silent[: limit - len(failed)]]
-        if failed and not silent:
-            chosen += healthy[-1:]
+        chosen = [*failed, *silent[: limit - 1 - len(failed)]]
+        if chosen and healthy and healthy[-1] not in chosen:
+            chosen.append(healthy[-1])
         return [entry.contact for entry in chosen]
 
     def touch(self, key: int, now: float) -> None:

@@ -26,6 +26,7 @@ def start_tower(town, ton):
     return tower
 
 
+@pytest.mark.slow
 def test_a_provider_leaves_alone_as_it_was_told_and_when_it_is_away_its_watchtower_gets_its_money(place, until):
     town, ton = place
     tower = start_tower(town, ton)

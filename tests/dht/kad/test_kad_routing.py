@@ -199,9 +199,9 @@ def test_checks_are_due_for_those_who_failed_and_the_longest_silent() -> None:
     assert table.to_check(10.0, 100.0, 8) == []
     table.failed(IDS[4])
     assert table.to_check(10.0, 100.0, 8) == [peer(4), peer(3)]  # the last one seen, to tell an outage of our own
-    assert table.to_check(102.0, 100.0, 3) == [peer(4), peer(0), peer(1)]
+    assert table.to_check(102.0, 100.0, 3) == [peer(4), peer(0), peer(3)]  # whoever was silent may all be dead
     table.alive(IDS[0], 102.0)
-    assert table.to_check(102.0, 100.0, 3) == [peer(4), peer(1), peer(2)]
+    assert table.to_check(102.0, 100.0, 3) == [peer(4), peer(1), peer(0)]
 
 
 def test_buckets_up_to_the_kth_neighbour_are_refreshed_once_an_interval() -> None:
