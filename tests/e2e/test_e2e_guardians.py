@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 MESSAGES = [{"role": "user", "content": "What is Cocoon?"}]
 
