@@ -6,13 +6,14 @@ claims. The ledger is written before an answer leaves.
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from overlay.chain import Chain
+from overlay.channels.callers import AskRate, StreamSeats
 from overlay.channels.guard import Guard
 from overlay.channels.held import ChannelUse, Held
 from overlay.channels.limits import (
@@ -64,8 +65,8 @@ class PayeeDesk:
     settle_at_nanoton: int
     policy: ClaimPolicy | None = None
     claims: Guard = field(init=False)
-    _streams: Counter[PeerId] = field(default_factory=Counter)
-    _lookups: dict[PeerId, deque[float]] = field(default_factory=dict)
+    _seats: StreamSeats = field(default_factory=partial(StreamSeats, MAX_STREAMS, MAX_STREAMS_PER_PEER))
+    _lookups: AskRate = field(default_factory=partial(AskRate, MAX_CHAIN_LOOKUPS_PER_PEER, LOOKUP_WINDOW_S))
 
     def __post_init__(self) -> None:
         policy = self.policy or ClaimPolicy(self.settle_at_nanoton, MAX_AMOUNT_NANOTON, 0)
@@ -76,21 +77,17 @@ class PayeeDesk:
     async def handle(self, stream: HostStream) -> None:
         """Serve one stream of the channel protocol. Never raises on what a peer does."""
         peer = stream.peer_id
-        if self._streams.total() >= MAX_STREAMS or self._streams[peer] >= MAX_STREAMS_PER_PEER:
-            await stream.reset()
-            return
-        self._streams[peer] += 1
-        try:
-            for _ in range(MESSAGES_PER_STREAM):
-                with trio.fail_after(STREAM_IDLE_S):
-                    request = decode_message(await stream.receive(MAX_MESSAGE_BYTES))
-                    await stream.send(encode_message(await self._answer(peer, request)))
-        except (StreamError, WireError, trio.TooSlowError):
-            await stream.reset()
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
+        with self._seats.taken(peer) as seated:
+            if not seated:
+                await stream.reset()
+                return
+            try:
+                for _ in range(MESSAGES_PER_STREAM):
+                    with trio.fail_after(STREAM_IDLE_S):
+                        request = decode_message(await stream.receive(MAX_MESSAGE_BYTES))
+                        await stream.send(encode_message(await self._answer(peer, request)))
+            except (StreamError, WireError, trio.TooSlowError):
+                await stream.reset()
 
     async def _answer(self, peer: PeerId, request: ChannelMessage) -> ChannelMessage:
         try:
@@ -111,7 +108,7 @@ class PayeeDesk:
         reason = self._unacceptable(terms)
         if reason is not None:
             return Refused(reason)
-        if not self._may_look(peer):
+        if not self._lookups.may(peer, self.clock()):
             return Refused("too many announcements; wait a minute")
         channel = terms.address()
         known = await self.ledger.run(lambda store: store.channel(channel))
@@ -145,16 +142,6 @@ class PayeeDesk:
         if terms.challenge_period_s < MIN_CHALLENGE_PERIOD_S:
             return f"the challenge period must be {MIN_CHALLENGE_PERIOD_S} s or longer"
         return None
-
-    def _may_look(self, peer: PeerId) -> bool:
-        now = self.clock()
-        times = self._lookups.setdefault(peer, deque(maxlen=MAX_CHAIN_LOOKUPS_PER_PEER))
-        if len(times) == MAX_CHAIN_LOOKUPS_PER_PEER and now - times[0] < LOOKUP_WINDOW_S:
-            return False
-        times.append(now)
-        for other in [p for p, t in self._lookups.items() if now - t[-1] > LOOKUP_WINDOW_S]:
-            del self._lookups[other]
-        return True
 
     async def _adopt(self, peer: PeerId, terms: ChannelTerms, state: ChannelState) -> Known | Refused:
         record = ChannelRecord(
@@ -193,7 +180,7 @@ class PayeeDesk:
             return Refused(f"{least} nanoTON is due, not {agreement.amount_nanoton}: send the last voucher first")
         if agreement.amount_nanoton > held.record.deposit_nanoton:
             return Refused("the sum is more than the deposit")
-        if not self._may_look(peer):
+        if not self._lookups.may(peer, self.clock()):
             return Refused("too many messages about channels; wait a minute")
         # The contract goes by the chain's time, and so do both of us: neither machine's clock has a say.
         now = await self.chain.client.chain_time_s()

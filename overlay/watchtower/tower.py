@@ -7,7 +7,6 @@ whoever sends it, so a tower can fail to act and can do nothing worse.
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +16,7 @@ import trio
 
 from overlay.chain import Chain
 from overlay.channels.batch import affordable
+from overlay.channels.callers import AskRate, StreamSeats
 from overlay.channels.limits import CLAIM_ATTACHED_NANOTON, CLAIM_RESERVE_NANOTON
 from overlay.errors import CocoonError
 from overlay.events import EventLog, ton
@@ -55,8 +55,8 @@ class Watchtower:
     policy: TowerPolicy
     log: EventLog
     clock: Callable[[], float]
-    _streams: Counter[PeerId] = field(default_factory=Counter)
-    _requests: dict[PeerId, deque[float]] = field(default_factory=dict)
+    _seats: StreamSeats = field(default_factory=partial(StreamSeats, MAX_STREAMS, MAX_STREAMS_PER_PEER))
+    _requests: AskRate = field(default_factory=partial(AskRate, REQUESTS_PER_PEER, REQUEST_WINDOW_S))
     _next_look: dict[str, float] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
 
@@ -65,37 +65,23 @@ class Watchtower:
     async def handle(self, stream: HostStream) -> None:
         """Serve one stream of the watchtower protocol. Never raises on what a peer does."""
         peer = stream.peer_id
-        if self._streams.total() >= MAX_STREAMS or self._streams[peer] >= MAX_STREAMS_PER_PEER:
-            await stream.reset()
-            return
-        self._streams[peer] += 1
-        try:
-            for _ in range(MESSAGES_PER_STREAM):
-                with trio.fail_after(STREAM_IDLE_S):
-                    data = await stream.receive(MAX_MESSAGE_BYTES)
-                    if not self._may_ask(peer):
-                        raise WireError("too many requests")
-                    request = decode_message(data, sender=peer, to=self.identity.peer_id)
-                    if not isinstance(request, Watch):
-                        raise WireError("not something that a payee says")
-                    answer = await self.watch(peer, request)
-                    await stream.send(encode_message(self.identity, peer, answer))
-        except (StreamError, WireError, trio.TooSlowError):
-            await stream.reset()
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
-
-    def _may_ask(self, peer: PeerId) -> bool:
-        now = self.clock()
-        times = self._requests.setdefault(peer, deque(maxlen=REQUESTS_PER_PEER))
-        if len(times) == REQUESTS_PER_PEER and now - times[0] < REQUEST_WINDOW_S:
-            return False
-        times.append(now)
-        for other in [p for p, t in self._requests.items() if now - t[-1] > REQUEST_WINDOW_S]:
-            del self._requests[other]
-        return True
+        with self._seats.taken(peer) as seated:
+            if not seated:
+                await stream.reset()
+                return
+            try:
+                for _ in range(MESSAGES_PER_STREAM):
+                    with trio.fail_after(STREAM_IDLE_S):
+                        data = await stream.receive(MAX_MESSAGE_BYTES)
+                        if not self._requests.may(peer, self.clock()):
+                            raise WireError("too many requests")
+                        request = decode_message(data, sender=peer, to=self.identity.peer_id)
+                        if not isinstance(request, Watch):
+                            raise WireError("not something that a payee says")
+                        answer = await self.watch(peer, request)
+                        await stream.send(encode_message(self.identity, peer, answer))
+            except (StreamError, WireError, trio.TooSlowError):
+                await stream.reset()
 
     async def watch(self, peer: PeerId, request: Watch) -> TowerMessage:
         """Take a voucher, whose signature was verified, into custody, if ``peer`` is served and the channel is one that

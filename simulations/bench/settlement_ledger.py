@@ -132,7 +132,7 @@ async def _pay(payer: GroupCommit, payee: GroupCommit, name: str, seq: int, coun
         await payer.run(lambda store, record=record: store.put_voucher(record))  # type: ignore[misc]  # binds now
         if not Voucher(name, _NETWORK, number, 10 * number).verify(public, record.signature):
             raise AssertionError("our own signature does not verify")
-        await payee.run(lambda store, record=record: store.put_voucher(record))  # type: ignore[misc]
+        await payee.run(lambda store, record=record: store.put_voucher(record))  # type: ignore[misc]  # binds now
 
 
 # ---- one at a time ----

@@ -59,7 +59,7 @@ class _ProposedConnection(RawConnection):  # type: ignore[misc]  # libp2p ships 
         return bytes(await super().read(n))
 
 
-class _ProposedYamux(Yamux):  # type: ignore[misc]
+class _ProposedYamux(Yamux):  # type: ignore[misc]  # upstream is untyped
     """The dialler's muxer: it writes at once, and takes the answers to its proposal before the first frame."""
 
     async def handle_incoming(self) -> None:
@@ -73,7 +73,7 @@ class _ProposedYamux(Yamux):  # type: ignore[misc]
         await super().handle_incoming()
 
 
-class EagerUpgrader(TransportUpgrader):  # type: ignore[misc]
+class EagerUpgrader(TransportUpgrader):  # type: ignore[misc]  # upstream is untyped
     """Upgrades with one security protocol, given by its name, and yamux. As a listener it waits, as listeners do."""
 
     def __init__(self, security: dict[Any, Any], negotiate_timeout_s: float) -> None:

@@ -107,7 +107,7 @@ class TunnelListener:
 async def _bind(host: str | None, port: int) -> list[trio.SocketListener]:
     if host is not None:
         return list(await trio.open_tcp_listeners(port, host=host, backlog=LISTEN_BACKLOG))
-    sockets = list(await trio.open_tcp_listeners(port, host="0.0.0.0", backlog=LISTEN_BACKLOG))  # noqa: S104
+    sockets = list(await trio.open_tcp_listeners(port, host="0.0.0.0", backlog=LISTEN_BACKLOG))  # noqa: S104 — every interface, as asked
     try:
         same = sockets[0].socket.getsockname()[1]
         sockets += await trio.open_tcp_listeners(same, host="::", backlog=LISTEN_BACKLOG)

@@ -8,6 +8,7 @@ whole reserve, which takes more than two years.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -66,7 +67,7 @@ def balance_bits(nanoton: int) -> int:
 
 
 @dataclass
-class Account:
+class Account(ABC):
     """Rent and status: what every account has."""
 
     address: str
@@ -76,9 +77,9 @@ class Account:
     due_nanoton: int = 0
     paid_until_s: int = 0
 
+    @abstractmethod
     def state_size(self) -> Size:
         """Code and data of an active account."""
-        raise NotImplementedError
 
     def size(self) -> Size:
         """``AccountStorage``: logical time, balance and state, as rent counts them."""

@@ -281,7 +281,7 @@ async def test_rubbish_on_a_stream_ends_that_stream_and_nothing_else(two):
         with pytest.raises(Exception, match="closed"), trio.fail_after(5):
             await stream.receive(4096)
     assert isinstance(await admit(two, await opened(two)), Known)
-    assert not two.payee._streams, "none is left open"
+    assert not len(two.payee._seats), "none is left open"
 
 
 def test_every_message_survives_its_encoding_and_nothing_else_is_one():

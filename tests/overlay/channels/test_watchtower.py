@@ -381,13 +381,17 @@ async def test_a_stream_with_rubbish_or_somebody_elses_signature_ends_and_stores
         with pytest.raises(StreamError), trio.fail_after(5):
             await stream.receive(4096)
     assert await guarded.tower.books.run(lambda store: store.count()) == 0
-    assert not guarded.tower._streams
+    assert not len(guarded.tower._seats)
 
 
 async def test_requests_are_rationed_for_each_peer(guarded):
     tower, peer = guarded.tower, guarded.two.provider.peer_id
-    assert all(tower._may_ask(peer) for _ in range(REQUESTS_PER_PEER))
-    assert not tower._may_ask(peer)
-    assert tower._may_ask(guarded.two.client.peer_id)
+
+    def may_ask(whom):
+        return tower._requests.may(whom, tower.clock())
+
+    assert all(may_ask(peer) for _ in range(REQUESTS_PER_PEER))
+    assert not may_ask(peer)
+    assert may_ask(guarded.two.client.peer_id)
     await guarded.two.net.advance(61)
-    assert tower._may_ask(peer)
+    assert may_ask(peer)

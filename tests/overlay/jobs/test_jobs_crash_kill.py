@@ -94,9 +94,8 @@ def run(nursery: Nursery, folder: Path, victim: str, kill_at: int) -> bool:
                 if role == "client" or not client_done:
                     pids[role] = nursery.start(role, folder, port, None)
                 continue
-            told_early = (
-                role == "provider" and client_done and status == -signal.SIGTERM
-            )  # before it could listen to it
+            # Our own word to a provider that was started again too late to listen for it.
+            told_early = role == "provider" and client_done and status == -signal.SIGTERM
             assert status == 0 or told_early, f"the {role} ended with {status}"
             client_done = client_done or role == "client"
             if role == "client" and "provider" in pids:
