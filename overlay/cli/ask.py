@@ -157,6 +157,7 @@ async def _client(call: o.Call) -> AsyncIterator[Ask]:
     from overlay.datadir import open_data_dir
     from overlay.errors import DataDirBusy
     from overlay.node.client import open_client
+    from overlay.node.machine import LocalMachine
 
     try:
         lock = open_data_dir(call.setup.data_dir)
@@ -170,7 +171,7 @@ async def _client(call: o.Call) -> AsyncIterator[Ask]:
         return
     try:
         async with open_client(
-            call.setup.config, directory, call.setup.subnet, call.setup.bootstrap, call.output.aside
+            call.setup.config, LocalMachine(directory), call.setup.subnet, call.setup.bootstrap, call.output.aside
         ) as client:
             yield client.run
     finally:

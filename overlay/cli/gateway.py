@@ -35,6 +35,7 @@ def run(
 ) -> None:
     """Serve OpenAI's HTTP API (chat, completions, transcriptions, embeddings, models) until stopped."""
     from overlay.node.client import run_gateway
+    from overlay.node.machine import LocalMachine
 
     setup = o.make_setup(
         "client",
@@ -53,4 +54,4 @@ def run(
         if not token:
             raise ConfigError(f"gateway.token_env names {name}, which is not set in the environment")
     with open_data_dir(setup.data_dir) as directory:
-        trio.run(run_gateway, setup.config, directory, setup.subnet, setup.bootstrap, output.event, token)
+        trio.run(run_gateway, setup.config, LocalMachine(directory), setup.subnet, setup.bootstrap, output.event, token)

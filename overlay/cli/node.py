@@ -35,6 +35,7 @@ def run(
     as_json: o.JsonOption = False,
 ) -> None:
     """Sell this machine's compute until stopped. SIGTERM or Ctrl-C lets running jobs finish, then exits 0."""
+    from overlay.node.machine import LocalMachine
     from overlay.node.provider import run_provider
 
     extra: dict[str, Any] = {"node.serve": serve, "node.listen": ",".join(listen) if listen else None}
@@ -51,7 +52,7 @@ def run(
     )
     output = Output(as_json)
     with open_data_dir(setup.data_dir) as directory:
-        trio.run(run_provider, setup.config, directory, setup.subnet, setup.bootstrap, output.event)
+        trio.run(run_provider, setup.config, LocalMachine(directory), setup.subnet, setup.bootstrap, output.event)
 
 
 @app.command()

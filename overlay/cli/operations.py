@@ -297,8 +297,9 @@ async def _settle_as_payer(
     setup: Setup, directory: DataDir, observer: Observer, arguments: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     from overlay.node.client import open_client
+    from overlay.node.machine import LocalMachine
 
-    async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
+    async with open_client(setup.config, LocalMachine(directory), setup.subnet, setup.bootstrap, observer) as client:
         # The providers' records tell where to reach them.
         await client.directory.wait_for_providers("chat", timeout_s=2.0)
         done: list[dict[str, Any]] = await client.settle(arguments)
@@ -308,10 +309,13 @@ async def _settle_as_payer(
 async def quotes_of(setup: Setup, task: Task, model: str, observer: Observer) -> list[dict[str, Any]]:
     """`cocoon quote`: by the gateway that runs in the data directory, else by a client of our own."""
     from overlay.node.client import open_client
+    from overlay.node.machine import LocalMachine
 
     try:
         with open_data_dir(setup.data_dir) as directory:
-            async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
+            async with open_client(
+                setup.config, LocalMachine(directory), setup.subnet, setup.bootstrap, observer
+            ) as client:
                 return await client.quotes(task, model)
     except DataDirBusy:
         found: list[dict[str, Any]] = await call_control(setup.data_dir, "quote", task=task, model=model)
@@ -323,11 +327,14 @@ async def providers_of(
 ) -> dict[str, Any]:
     """`cocoon market providers`: as the process that runs in the data directory knows it, else by an onlooker."""
     from overlay.node.discovery import open_onlooker
+    from overlay.node.machine import LocalMachine
 
     try:
         with open_data_dir(setup.data_dir) as directory:
             log = EventLog(observer, time.time)
-            async with open_onlooker(setup.config, directory, setup.subnet, setup.bootstrap, log) as discovery:
+            async with open_onlooker(
+                setup.config, LocalMachine(directory), setup.subnet, setup.bootstrap, log
+            ) as discovery:
                 found = await discovery.market(task, model, tier, timeout_s=wait_s)
                 # The first answer is rarely the only one: others are on their way.
                 await trio.sleep(min(wait_s, MORE_OFFERS_S))
@@ -343,10 +350,13 @@ async def open_channel_with(
 ) -> dict[str, Any]:
     """`cocoon channel open`."""
     from overlay.node.client import open_client
+    from overlay.node.machine import LocalMachine
 
     try:
         with open_data_dir(setup.data_dir) as directory:
-            async with open_client(setup.config, directory, setup.subnet, setup.bootstrap, observer) as client:
+            async with open_client(
+                setup.config, LocalMachine(directory), setup.subnet, setup.bootstrap, observer
+            ) as client:
                 return await client.open_channel(provider, deposit_nanoton)
     except DataDirBusy:
         opened: dict[str, Any] = await call_control(

@@ -8,13 +8,9 @@ delivered, its user is told instead.
 
 from __future__ import annotations
 
-import os
-import random
-import secrets
 import signal
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,11 +22,9 @@ import trio
 from compute.tasks import ChatRequest, EmbedRequest, Event, Message, Request, Task, TaskError, TranscribeRequest
 from compute.usage import NO_USAGE, Prices, Usage
 from dht import Directory
-from overlay.chain import Chain, open_chain
+from overlay.chain import Chain
 from overlay.channels import Payee, PayerDesk
 from overlay.config import Config
-from overlay.control import serve_control
-from overlay.datadir import DataDir
 from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
 from overlay.events import EventLog, Observer
 from overlay.gateway import ModelInfo, serve_gateway
@@ -39,10 +33,11 @@ from overlay.market import Buyer, Payer
 from overlay.node import views
 from overlay.node.deals import Deal, Deals
 from overlay.node.discovery import Discovery, open_discovery
+from overlay.node.hosting import tell_host_events
 from overlay.node.links import Links
-from overlay.node.provider import open_host, tell_host_events
-from overlay.node.upkeep import Tally, clean_ledger, settle_memory
-from overlay.settlement.ledger import GroupCommit, LedgerError, Role, open_ledger
+from overlay.node.machine import Machine
+from overlay.node.upkeep import Tally, clean_ledger
+from overlay.settlement.ledger import GroupCommit, LedgerError, Role
 from overlay.subnet import Subnet
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
@@ -67,6 +62,8 @@ class ClientRun:
     model: str
     task: Task
     _first: Sequence[Event] | None
+    tries: int = 1
+    """Providers that it was offered to, the one that serves it among them."""
 
     @property
     def provider(self) -> PeerId:
@@ -165,6 +162,7 @@ class ClientNode:
     log: EventLog
     discovery: Discovery
     started_at: float
+    clock: Callable[[], float]
 
     # ---- jobs ----
 
@@ -201,7 +199,7 @@ class ClientNode:
             deal: Deal | None = None
             try:
                 deal = await self.deals.get(request)
-                return await self._try(request, deal)
+                return await self._try(request, deal, attempt)
             except (AgreementEnded, ChannelUnusable) as error:
                 # Nothing is wrong with the provider: a new agreement, or more in the channel, mends it.
                 if deal is not None:
@@ -220,7 +218,7 @@ class ClientNode:
             self.log.warning("retry", f"attempt {attempt} failed: {problem}", attempt=attempt)
         raise problem
 
-    async def _try(self, request: Request, deal: Deal) -> ClientRun:
+    async def _try(self, request: Request, deal: Deal, tries: int) -> ClientRun:
         body = deal.agreement.body
         concrete = request if request.model == body.model else replace(request, model=body.model)
         run = deal.link.jobs.run(deal.agreement, deal.link.channel, concrete)
@@ -231,7 +229,7 @@ class ClientNode:
         except BaseException as error:
             await run.__aexit__(type(error), error, error.__traceback__)
             raise
-        return ClientRun(run, deal, body.model, request.task, first)
+        return ClientRun(run, deal, body.model, request.task, first, tries)
 
     async def quotes(self, task: Task, model: str) -> list[dict[str, Any]]:
         """For `cocoon quote`: binding quotes, none accepted."""
@@ -260,7 +258,7 @@ class ClientNode:
     async def open_channel(self, provider: str, deposit_nanoton: int | None) -> dict[str, Any]:
         """Open a channel ahead of the first job: agree with that provider on anything it sells, then fund it."""
         await self.discovery.reach(PeerId(provider), timeout_s=5.0)
-        record = self.directory.index.get(PeerId(provider), time.time())
+        record = self.directory.index.get(PeerId(provider), self.clock())
         if record is None or not record.offers:
             raise ConfigError(f"no offer of {provider} is known; `cocoon quote` lists who sells what")
         offer = record.offers[0]
@@ -303,7 +301,7 @@ class ClientNode:
                 with trio.move_on_after(10.0):
                     await link.channel.settled()
             await self.discovery.reach(PeerId(record.peer), timeout_s=2.0)
-            known = self.directory.index.get(PeerId(record.peer), time.time())
+            known = self.directory.index.get(PeerId(record.peer), self.clock())
             addrs = known.host_addrs if known else ()
             ended = await self.desk.close_together(record.channel, addrs)
             if link is not None:
@@ -328,7 +326,7 @@ class ClientNode:
         return {
             "peer_id": self.identity.peer_id,
             "subnet": self.subnet.id,
-            "uptime_s": round(time.time() - self.started_at),
+            "uptime_s": round(self.clock() - self.started_at),
             "wallet": self.chain.account.wallet.friendly_address(),
             "network": self.chain.network,
             "peers": len(self.host.peers()),
@@ -358,48 +356,63 @@ def _sample_request(task: Task, model: str) -> Request:
 
 @asynccontextmanager
 async def open_client(
-    config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], observer: Observer
+    config: Config, machine: Machine, subnet: Subnet, bootstrap: Sequence[str], observer: Observer
 ) -> AsyncIterator[ClientNode]:
     """Run a client for the length of the block; leaving it pays every provider what is owed.
 
     Raises :class:`~overlay.errors.CocoonError` when it cannot start.
     """
-    log = EventLog(observer, time.time)
-    identity = data_dir.identity()
-    rng = random.SystemRandom()
+    clock, rng = machine.clock, machine.rng
+    log = EventLog(observer, clock)
+    identity = machine.identity()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        chain = await enter(open_chain(config, data_dir, log, may_start_devnet=False))
-        ledger = await enter(open_ledger(data_dir.ledger_path))
-        host = await enter(open_host(config, data_dir, identity, subnet, bootstrap, log, listen=False))
-        discovery = await enter(open_discovery(config, data_dir, identity, subnet, host))
+        chain = await enter(machine.open_chain(config, log, may_start_devnet=False))
+        ledger = await enter(machine.open_ledger())
+        host = await enter(machine.open_host(config, identity, subnet, bootstrap, log, listen=False))
+        discovery = await enter(open_discovery(config, machine, identity, subnet, host))
         directory = discovery.directory
         for known in await ledger.run(lambda store: store.channels(role=Role.PAYER)):
             directory.index.deal_with(PeerId(known.peer))
         desk = PayerDesk(
-            chain, ledger, host, subnet.id, log, time.time, secrets.randbelow, config.ton.deposit_nanoton,
+            chain, ledger, host, subnet.id, log, clock, rng.randrange, config.ton.deposit_nanoton,
             config.ton.channel_lifetime_s, config.ton.challenge_period_s,
         )  # fmt: skip
         await desk.recover()
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        endpoint = TunnelEndpoint.of(identity, subnet=subnet.id, psk=subnet.tunnel_psk)
+        endpoint = TunnelEndpoint.of(
+            identity, subnet=subnet.id, psk=subnet.tunnel_psk, random_bytes=machine.random_bytes
+        )
         links = Links(
             identity, endpoint, chain, ledger, AgreementBook(ledger), desk, directory, host, nursery, log,
-            lambda: int(time.time()), os.urandom, views.spend_caps(config.risk),
+            lambda: int(clock()), machine.random_bytes, views.spend_caps(config.risk),
         )  # fmt: skip
         payer = Payer(address=chain.account.address, key=chain.channel_key)
         buyer = Buyer(identity, subnet.id, payer, chain.client.network_id)
         deals = Deals(
-            host, directory, buyer, config.market, config.ton.deposit_nanoton, links, nursery, log, time.time, rng
+            host, directory, buyer, config.market, config.ton.deposit_nanoton, links, nursery, log, clock, rng
         )
         nursery.start_soon(tell_host_events, host, log)
-        nursery.start_soon(clean_ledger, ledger)
+        nursery.start_soon(clean_ledger, ledger, clock)
         tally = BoughtTally(log)
         nursery.start_soon(tally.run)
         try:
             yield ClientNode(
-                identity, subnet, chain, ledger, host, directory, desk, links, deals, tally, log, discovery, time.time()
+                identity,
+                subnet,
+                chain,
+                ledger,
+                host,
+                directory,
+                desk,
+                links,
+                deals,
+                tally,
+                log,
+                discovery,
+                clock(),
+                clock,
             )
         finally:
             with trio.CancelScope(shield=True):
@@ -407,12 +420,12 @@ async def open_client(
 
 
 async def run_gateway(
-    config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], observer: Observer, token: str | None
+    config: Config, machine: Machine, subnet: Subnet, bootstrap: Sequence[str], observer: Observer, token: str | None
 ) -> None:
     """`cocoon gateway run`: until SIGINT or SIGTERM."""
     async with AsyncExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
-        client = await stack.enter_async_context(open_client(config, data_dir, subnet, bootstrap, observer))
+        client = await stack.enter_async_context(open_client(config, machine, subnet, bootstrap, observer))
         stopping = trio.Event()
         async with trio.open_nursery() as nursery:
 
@@ -437,13 +450,13 @@ async def run_gateway(
                 "exit": client.leave, "open": open_one, "gateway": where, "quote": client.quote,
                 "status": client.status, "peers": client.peers, "providers": client.providers,
             }  # fmt: skip
-            await nursery.start(serve_control, data_dir.path, commands)
-            settle_memory()
-            client.log.info(
-                "ready", f"ready: {url}/v1 speaks OpenAI's API (OPENAI_BASE_URL={url}/v1)",
-                url=url, peer_id=client.identity.peer_id, wallet=client.chain.account.address, subnet=subnet.id,
-            )  # fmt: skip
-            async for _ in signals:
-                client.log.info("draining", "stopping: running answers have a few seconds to finish")
-                stopping.set()
+            async with machine.open_control(commands):
+                machine.settled()
+                client.log.info(
+                    "ready", f"ready: {url}/v1 speaks OpenAI's API (OPENAI_BASE_URL={url}/v1)",
+                    url=url, peer_id=client.identity.peer_id, wallet=client.chain.account.address, subnet=subnet.id,
+                )  # fmt: skip
+                async for _ in signals:
+                    client.log.info("draining", "stopping: running answers have a few seconds to finish")
+                    stopping.set()
     client.log.info("stopped", "stopped; channels stay open for the next time")

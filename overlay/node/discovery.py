@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import trio
 
 from dht import Directory, Offer
-from dht.kad import KadConfig, Kademlia, KadError, SqliteStorage, StorageError
+from dht.kad import KadConfig, Kademlia, KadError, StorageError
 from dht.limits import PROVIDER_TTL_S
 from overlay.config import Config
-from overlay.datadir import DataDir
 from overlay.errors import ConfigError, NoProvider, UnknownModel
 from overlay.events import EventLog, prices_text
+from overlay.node.hosting import tell_host_events
+from overlay.node.machine import Machine
 from overlay.subnet import Subnet
 from transport.host import HostError, background
 from transport.host.interface import Host
@@ -40,6 +40,7 @@ class Discovery:
     directory: Directory
     table: Kademlia | None
     gossip: bool
+    clock: Callable[[], float]
 
     async def reach(self, peer: PeerId, *, timeout_s: float) -> bool:
         """Learn the standing record of one provider: from itself where it can be found, or by gossip meanwhile. Whether
@@ -57,7 +58,7 @@ class Discovery:
 
     def state(self) -> dict[str, Any]:
         """For `cocoon node status`: how we find and are found."""
-        now = time.time()
+        now = self.clock()
         known = {
             peer for task, model in self.directory.models() for peer, _, _ in self.directory.providers(task, model)
         }
@@ -101,7 +102,7 @@ class Discovery:
     def _row(self, peer: PeerId, offer: Offer) -> dict[str, Any]:
         heard = self.directory.index.heard(peer)
         assert heard is not None
-        now, record = time.time(), heard.signed.record
+        now, record = self.clock(), heard.signed.record
         ways = {info.peer_id: "relayed" if info.relayed else "direct" for info in self.host.peers()}
         return {
             "peer_id": peer,
@@ -191,16 +192,14 @@ async def _get_acquainted(host: Host, table: Kademlia) -> None:
 
 @asynccontextmanager
 async def open_onlooker(
-    config: Config, data_dir: DataDir, subnet: Subnet, bootstrap: Sequence[str], log: EventLog
+    config: Config, machine: Machine, subnet: Subnet, bootstrap: Sequence[str], log: EventLog
 ) -> AsyncIterator[Discovery]:
     """Just enough of a client to look around: no wallet, no chain. Raises :class:`~overlay.errors.CocoonError`."""
-    from overlay.node.provider import open_host, tell_host_events
-
-    identity = data_dir.identity()
+    identity = machine.identity()
     async with AsyncExitStack() as stack:
-        opening = open_host(config, data_dir, identity, subnet, bootstrap, log, listen=False)
+        opening = machine.open_host(config, identity, subnet, bootstrap, log, listen=False)
         host = await stack.enter_async_context(opening)
-        discovery = await stack.enter_async_context(open_discovery(config, data_dir, identity, subnet, host))
+        discovery = await stack.enter_async_context(open_discovery(config, machine, identity, subnet, host))
         nursery = await stack.enter_async_context(background())
         nursery.start_soon(tell_host_events, host, log)
         yield discovery
@@ -208,7 +207,7 @@ async def open_onlooker(
 
 @asynccontextmanager
 async def open_discovery(
-    config: Config, data_dir: DataDir, identity: Identity, subnet: Subnet, host: Host
+    config: Config, machine: Machine, identity: Identity, subnet: Subnet, host: Host
 ) -> AsyncIterator[Discovery]:
     """The directory of a node. One that listens nowhere asks the table and does not serve it; nor does one that is
     reached through relays, which carry four connections with it and would carry little else.
@@ -218,22 +217,24 @@ async def open_discovery(
     async with AsyncExitStack() as stack:
         table = None
         if section.dht:
-            path = data_dir.path / f"kad-{subnet.id}.sqlite3"
             # Listings are renewed by the directory, which knows under which keys; the table does it never.
             shape = KadConfig(provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=float("inf"))
             client_only = not host.addrs or bool(config.relay.use)
             table = Kademlia(
-                host, subnet.id, validators={}, config=shape, client_only=client_only, storage=SqliteStorage(path)
-            )
+                host, subnet.id, validators={}, config=shape, client_only=client_only,
+                storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
+            )  # fmt: skip
             try:
                 await stack.enter_async_context(table)
             except StorageError as error:
                 raise ConfigError(
-                    f"the hash table's memory {path} cannot be used: {error}; it holds nothing of value and may be "
-                    "deleted"
+                    f"the hash table's memory cannot be used: {error}; it holds nothing of value and may be deleted"
                 ) from error
             nursery = await stack.enter_async_context(background())
             nursery.start_soon(_get_acquainted, host, table)
-        directory = Directory(host, identity, subnet.id, providers=table, gossip=section.gossip)
+        directory = Directory(
+            host, identity, subnet.id, clock=machine.clock, index=machine.index(), rng=machine.rng, providers=table,
+            gossip=section.gossip,
+        )  # fmt: skip
         await stack.enter_async_context(directory)
-        yield Discovery(host, directory, table, section.gossip)
+        yield Discovery(host, directory, table, section.gossip, machine.clock)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 import trio
@@ -37,18 +37,18 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-async def clean_ledger(ledger: GroupCommit) -> None:
-    """Forget old agreements and receipts, for ever, once an hour."""
+async def clean_ledger(ledger: GroupCommit, clock: Callable[[], float]) -> None:
+    """Forget old agreements and receipts, for ever, once an hour. ``clock`` gives Unix seconds."""
     await trio.sleep(FIRST_CLEANING_S)
     while True:
         # A full disk or a busy ledger is no reason to stop the node: the next pass tries again.
         with suppress(LedgerError):
-            await ledger.run(_clean)
+            await ledger.run(partial(_clean, now=int(clock())))
         await trio.sleep(CLEANING_INTERVAL_S)
 
 
-def _clean(store: Store) -> None:
-    store.drop_agreements(ended_before=int(time.time()) - KEEP_AGREEMENTS_S)
+def _clean(store: Store, now: int) -> None:
+    store.drop_agreements(ended_before=now - KEEP_AGREEMENTS_S)
     for record in store.channels():
         store.prune_receipts(record.channel, keep=KEEP_RECEIPTS)
 

@@ -102,7 +102,7 @@ def peers(discovery: Discovery) -> dict[str, Any]:
                     "prices": dict(offer.prices),
                     "busy": offer.busy,
                     "slots": offer.slots,
-                    "age_s": max(0, round(time.time() - record.issued_at)),
+                    "age_s": max(0, round(discovery.clock() - record.issued_at)),
                     "learned": heard.source.value if heard else None,
                 }
             )

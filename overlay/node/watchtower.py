@@ -17,7 +17,7 @@ from overlay.control import serve_control
 from overlay.datadir import DataDir
 from overlay.events import EventLog, Observer
 from overlay.node import views
-from overlay.node.provider import open_host, tell_host_events
+from overlay.node.hosting import open_host, tell_host_events
 from overlay.node.upkeep import settle_memory
 from overlay.subnet import Subnet
 from overlay.watchtower import ANYONE, TowerPolicy, Watchtower, open_tower_books, watchtower_protocol

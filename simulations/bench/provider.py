@@ -20,6 +20,7 @@ from compute.engines import Engine
 from overlay.cli.output import Output
 from overlay.config import load_config
 from overlay.datadir import open_data_dir
+from overlay.node.machine import LocalMachine
 from overlay.node.provider import run_provider
 from overlay.subnet import load_subnet
 from simulations.bench.bare import PACE_S, STREAM_CHUNKS, WHOLE_BYTES, stamp
@@ -52,7 +53,7 @@ def main() -> None:
     config = load_config(None, overrides=[f"ton.config={options.ton}", "node.serve=chat"], preset="local")
     run = partial(run_provider, engines=bench_engines())
     with open_data_dir(options.data_dir) as directory:
-        trio.run(run, config, directory, load_subnet(None), (), Output(as_json=True).event)
+        trio.run(run, config, LocalMachine(directory), load_subnet(None), (), Output(as_json=True).event)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from overlay.cli.output import Output
 from overlay.config import TonSection, load_config
 from overlay.datadir import open_data_dir
 from overlay.events import EventLog
+from overlay.node.machine import LocalMachine
 from overlay.node.provider import ProviderNode, open_provider
 from overlay.subnet import load_subnet
 from simulations.bench.report import Row
@@ -190,7 +191,7 @@ async def _provide(data_dir: Path, ton: str) -> None:
     log = EventLog(Output(as_json=True).event, lambda: 0.0)
     with open_data_dir(data_dir) as directory:
         engine = SyntheticEngine(model=MODEL, chunks=TOKENS)
-        async with open_provider(config, directory, load_subnet(None), (), log, [engine]) as node:
+        async with open_provider(config, LocalMachine(directory), load_subnet(None), (), log, [engine]) as node:
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_sample, node, log)

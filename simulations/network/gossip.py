@@ -239,6 +239,9 @@ class VirtualGossip:
     def _send(self, link: Link, parcel: Parcel) -> None:
         message = parcel.message
         size = len(message.data) + len(message.topic) + GOSSIP_OVERHEAD_BYTES
+        carried = self._host.network.carried[message.topic]
+        carried.messages += 1
+        carried.bytes += size
         link.send(GOSSIP, message.data, size, link.remote.host.gossip.hear, (link.remote, parcel))
 
     def _fanout_of(self, topic: str) -> dict[Link, None]:

@@ -235,7 +235,7 @@ class VirtualHost:
         link = self._links.get(peer)
         if link is None or peer in self._refused_until:
             link = await self._ensure_connected(peer, [addr for addr in addrs if split_addr(addr) is not None])
-        stream = VirtualStream(link, peer)
+        stream = VirtualStream(link, peer, protocol)
         name = protocol.encode()
         link.send(OPEN, name, 2 * len(name), link.remote.host._serve_open, (stream, protocol))
         self._opening[stream] = now = self.network.timeline.now()
@@ -277,7 +277,7 @@ class VirtualHost:
             refusal = f"the stream to {self._peer_id} was reset: too many are open"
         else:
             refusal = ""
-            stream = VirtualStream(link, link.remote.host.peer_id, opened=True)
+            stream = VirtualStream(link, link.remote.host.peer_id, protocol, opened=True)
             stream.other, theirs.other = theirs, stream
             link.inbound_streams += 1
             self._workers.start(self._serve, (stream, handler))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -22,6 +23,14 @@ from transport.identity import Identity, PeerId
 
 EPOCH_S = 1_790_000_000.0
 """Unix seconds when virtual time begins (September 2026)."""
+
+
+@dataclass(slots=True)
+class Carried:
+    """What one protocol or topic has sent so far, without what is below its messages."""
+
+    messages: int = 0
+    bytes: int = 0
 
 
 class VirtualNetwork:
@@ -43,6 +52,8 @@ class VirtualNetwork:
         """Whether a path may be cut: from the first partition or crash on."""
         self.messages = self.bytes = self.dials = self.failed_dials = 0
         """Frames delivered, bytes delivered with their headers, dials, and dials that failed, so far."""
+        self.carried: defaultdict[str, Carried] = defaultdict(Carried)
+        """By protocol and topic."""
         self.handler_failures: Counter[str] = Counter()
         """Errors that stream handlers let out, by type, other than broken streams."""
         self._numbers: dict[PeerId, int] = {}

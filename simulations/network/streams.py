@@ -24,6 +24,7 @@ class VirtualStream:
 
     __slots__ = (
         "_acknowledged",
+        "_carried",
         "_end",
         "_inbox",
         "_opened",
@@ -36,12 +37,13 @@ class VirtualStream:
         "other",
     )
 
-    def __init__(self, link: Link, peer: PeerId, *, opened: bool = False) -> None:
+    def __init__(self, link: Link, peer: PeerId, protocol: str, *, opened: bool = False) -> None:
         self.link = link
         """Our end of the connection."""
         self.other: VirtualStream | None = None
         """The other end of the stream, once that side has it."""
         self._peer = peer
+        self._carried = link.network.carried[protocol]
         self._opened = opened
         # (length of the whole message, bytes that came with this entry, the message with its last bytes)
         self._inbox: list[tuple[int, int, bytes | None]] = []  # rarely more than one; a deque takes 600 bytes
@@ -118,6 +120,8 @@ class VirtualStream:
 
     def _pass_on(self, total: int, size: int, message: bytes | None) -> None:
         self._unread += size
+        self._carried.messages += message is not None
+        self._carried.bytes += size
         take = self._reach if self.other is None else self.other._take
         self.link.send(MESSAGE, message or b"", size, take, (total, size, message))
 

@@ -93,10 +93,11 @@ class TunnelEndpoint:
 
     @classmethod
     def of(
-        cls, identity: Identity, *, subnet: str = "main", psk: bytes | None = None, padding: bool = False
-    ) -> TunnelEndpoint:
+        cls, identity: Identity, *, subnet: str = "main", psk: bytes | None = None, padding: bool = False,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> TunnelEndpoint:  # fmt: skip
         """The endpoint of ``identity`` with the static key derived from its seed."""
-        return cls(identity, StaticKey.from_seed(identity.seed), subnet, psk, padding=padding)
+        return cls(identity, StaticKey.from_seed(identity.seed), subnet, psk, random_bytes, padding)
 
     @property
     def peer_id(self) -> PeerId:

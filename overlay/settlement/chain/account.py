@@ -9,6 +9,7 @@ twice.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,10 @@ class WalletAccount:
     def address(self) -> str:
         """The wallet's raw address."""
         return self.wallet.address
+
+    def query_id(self) -> int:
+        """A fresh one for an operation that is to be answered; never 0, which asks for no answer."""
+        return secrets.randbits(63) | 1 << 63
 
     async def balance_nanoton(self) -> int:
         """What the wallet holds in the newest proved state."""

@@ -8,7 +8,6 @@ channel's account is gone.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,10 +96,6 @@ class Claim:
     close: bool = False
 
 
-def _query_id() -> int:
-    return secrets.randbits(63) | 1 << 63  # never 0, which asks for no answer
-
-
 async def open_channel(account: WalletAccount, terms: ChannelTerms, deposit_nanoton: int) -> TxResult:
     """Deploy the channel of ``terms`` with a deposit; its payer must be this wallet.
 
@@ -116,7 +111,7 @@ async def top_up(account: WalletAccount, terms: ChannelTerms, amount_nanoton: in
 
 
 async def _fund(account: WalletAccount, terms: ChannelTerms, amount: int, *, opening: bool) -> TxResult:
-    query_id = _query_id()
+    query_id = account.query_id()
     reserve = RENT_RESERVE_NANOTON if opening else 0
     transfer = Transfer(
         terms.address(), amount + reserve + ATTACHED_NANOTON, top_up_body(query_id, amount),
@@ -140,7 +135,7 @@ async def claim_many(account: WalletAccount, claims: Sequence[Claim]) -> list[Tx
         raise ValueError(f"between 1 and {MAX_TRANSFERS} claims at once")
     operations = []
     for each in claims:
-        query_id = _query_id()
+        query_id = account.query_id()
         body = claim_body(query_id, each.signature, each.voucher.to_cell(), close=each.close)
         operations.append(_plain(each.terms, query_id, body, ends=each.close))
     return await _perform(account, operations)
@@ -154,20 +149,20 @@ async def cooperative_close(
     payee_signature: bytes,
 ) -> TxResult:
     """End the channel as both have signed. Anyone may send it; the change goes back to the sender."""
-    query_id = _query_id()
+    query_id = account.query_id()
     body = close_together_body(query_id, payer_signature, payee_signature, agreement.to_cell())
     return await _one(account, _plain(terms, query_id, body, ends=True))
 
 
 async def start_refund(account: WalletAccount, terms: ChannelTerms) -> TxResult:
     """As the payer, ask for the deposit back: the challenge period runs from the expiry, or from now if later."""
-    query_id = _query_id()
+    query_id = account.query_id()
     return await _one(account, _plain(terms, query_id, start_refund_body(query_id), ends=False))
 
 
 async def finish_refund(account: WalletAccount, terms: ChannelTerms) -> TxResult:
     """After the challenge period, end the channel: what was not claimed goes back to the payer."""
-    query_id = _query_id()
+    query_id = account.query_id()
     return await _one(account, _plain(terms, query_id, finish_refund_body(query_id), ends=True))
 
 

@@ -171,15 +171,21 @@ def _wrapped(error: Exception) -> LedgerError:
 
 @asynccontextmanager
 async def open_ledger(
-    path: str | Path, *, fault: Callable[[str], None] = _nothing, inline: bool = False
+    path: str | Path | Store, *, fault: Callable[[str], None] = _nothing, inline: bool = False
 ) -> AsyncIterator[GroupCommit]:
     """Open the ledger file ``path``, release the reservations that a crash left, and write until the block is left.
 
     On leaving, also by cancellation, everything handed in is committed first. Raises :class:`LedgerUnavailable`.
     With ``inline`` commits run in the event loop and not on a worker thread: a seeded run in virtual time is then the
-    same each time, and a node would stand still while its disk works.
+    same each time, and a node would stand still while its disk works. A :class:`Store` in place of a path is used as
+    it is, and left open.
     """
-    store = Store(path, fault=fault) if inline else await trio.to_thread.run_sync(lambda: Store(path, fault=fault))
+    if isinstance(path, Store):
+        store = path
+    elif inline:
+        store = Store(path, fault=fault)
+    else:
+        store = await trio.to_thread.run_sync(lambda: Store(path, fault=fault))
     ledger = GroupCommit(store, inline=inline)
     failure: BaseException | None = None
     try:
@@ -211,4 +217,5 @@ async def open_ledger(
             raise failure from None
         raise
     finally:
-        store.close()
+        if store is not path:
+            store.close()

@@ -103,6 +103,11 @@ class ModelChain:
         self._queue.extend(outcome.sent)
 
     @property
+    def waiting(self) -> int:
+        """How many messages are on their way."""
+        return len(self._queue)
+
+    @property
     def busy(self) -> bool:
         """Whether messages wait."""
         return bool(self._queue)

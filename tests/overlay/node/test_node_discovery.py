@@ -16,6 +16,7 @@ from overlay.datadir import open_data_dir
 from overlay.errors import ConfigError, NoProvider, UnknownModel
 from overlay.node import views
 from overlay.node.discovery import Discovery, open_discovery, table_text
+from overlay.node.machine import LocalMachine
 from overlay.subnet import load_subnet
 from transport.host import Libp2pHost
 from transport.identity import Identity
@@ -32,7 +33,7 @@ async def node(
     identity = Identity(number.to_bytes(32, "big"))
     with open_data_dir(path / str(number)) as directory:
         async with Libp2pHost.open(identity, [LOOPBACK] if listen else []) as host:
-            async with open_discovery(config, directory, identity, load_subnet(None), host) as discovery:
+            async with open_discovery(config, LocalMachine(directory), identity, load_subnet(None), host) as discovery:
                 for other in bootstrap:
                     await host.connect(other.addrs[0])
                 yield discovery
@@ -89,11 +90,11 @@ async def test_neighbours_that_met_before_both_were_ready_know_each_other_in_the
     with open_data_dir(tmp_path / "1") as first, open_data_dir(tmp_path / "2") as second:
         async with Libp2pHost.open(identities[0], [LOOPBACK]) as early, Libp2pHost.open(identities[1]) as late:
             await late.connect(early.addrs[0])
-            async with open_discovery(config, second, identities[1], subnet, late) as asked_in_vain:
+            async with open_discovery(config, LocalMachine(second), identities[1], subnet, late) as asked_in_vain:
                 await trio.sleep(0.3)
                 assert asked_in_vain.table is not None
                 assert asked_in_vain.table.peers() == []
-                async with open_discovery(config, first, identities[0], subnet, early):
+                async with open_discovery(config, LocalMachine(first), identities[0], subnet, early):
                     await until(asked_in_vain.table.peers)
 
 

@@ -1,3 +1,4 @@
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,7 @@ def node(models: int, lines: list[NodeEvent]) -> ProviderNode:
         shop=SimpleNamespace(offers=lambda: offers),
         log=EventLog(lines.append, lambda: 0.0),
         started_at=0.0,
+        clock=time.time,
         **dict.fromkeys(("chain", "ledger", "directory", "jobs", "channels", "discovery", "reachability")),
     )
 

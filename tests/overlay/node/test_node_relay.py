@@ -19,7 +19,8 @@ from overlay.errors import ConfigError
 from overlay.events import EventLog, NodeEvent
 from overlay.node import views
 from overlay.node.discovery import Discovery, open_discovery
-from overlay.node.provider import open_host, tell_host_events
+from overlay.node.hosting import open_host, tell_host_events
+from overlay.node.machine import LocalMachine
 from overlay.node.reachability import Reachability, text
 from overlay.node.reaching import carry_tunnels, reach
 from overlay.subnet import load_subnet
@@ -59,7 +60,10 @@ async def node(
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(tell_host_events, host, log)
-        yield await stack.enter_async_context(open_discovery(config, directory, identity, subnet, host)), told
+        yield (
+            await stack.enter_async_context(open_discovery(config, LocalMachine(directory), identity, subnet, host)),
+            told,
+        )
 
 
 async def echo(tunnel: Tunnel) -> None:

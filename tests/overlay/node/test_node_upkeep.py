@@ -58,6 +58,6 @@ async def test_agreements_that_ended_long_ago_are_forgotten_and_the_others_kept(
 
     async with open_ledger(":memory:") as ledger:
         await ledger.run(remember)
-        await ledger.run(_clean)
+        await ledger.run(lambda store: _clean(store, now))
         assert await ledger.run(lambda store: store.agreement(old)) is None
         assert await ledger.run(lambda store: store.agreement(recent)) is not None

@@ -1,0 +1,104 @@
+"""What a provider has on offer, at which price, right now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compute.engines.base import Capability
+from compute.scheduler import Load as EngineLoad
+from compute.scheduler import Scheduler
+from compute.tasks import Task
+from compute.usage import Prices, Unit
+from dht import Offer, RecordError
+from overlay.config import Config, PriceSection
+from overlay.market import Listing, Load, PriceController, Reason, Refusal, Tier
+from overlay.node.engines import served_tasks
+
+UNITS = {
+    Task.CHAT: (Unit.PROMPT, Unit.CACHED, Unit.COMPLETION, Unit.REASONING),
+    Task.COMPLETION: (Unit.PROMPT, Unit.CACHED, Unit.COMPLETION, Unit.REASONING),
+    Task.TRANSCRIBE: (Unit.AUDIO_MS,),
+    Task.EMBED: (Unit.EMBEDDING,),
+}
+"""What is counted, and so priced, for each task."""
+
+
+def base_prices(section: PriceSection, task: Task) -> Prices:
+    """The configured floor prices of a task, in nanoTON per million units."""
+    return Prices({unit: getattr(section, unit.value) for unit in UNITS[task]})
+
+
+@dataclass
+class Shop:
+    """What is on offer, at which price, right now."""
+
+    scheduler: Scheduler
+    config: Config
+    controllers: dict[tuple[Task, str], PriceController] = field(default_factory=dict)
+    capabilities: dict[tuple[Task, str], Capability] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
+    """Models that cannot be announced, and why: an upstream may name its models as it likes."""
+
+    def __post_init__(self) -> None:
+        tasks = served_tasks(self.config)
+        for capability in self.scheduler.capabilities():
+            if capability.task in tasks:
+                key = (capability.task, capability.model)
+                base = base_prices(self.config.price, capability.task)
+                try:
+                    Offer(task=key[0].value, model=key[1], tier=Tier.PLAIN.value, prices=base.to_wire())
+                except RecordError as error:
+                    self.unfit.append(f"{capability.model!r} cannot be sold: {error}")
+                    continue
+                self.capabilities[key] = capability
+                self.controllers[key] = PriceController(base, cap=self.config.price.cap_ratio)
+
+    def loads(self) -> Mapping[tuple[Task, str], EngineLoad]:
+        """How full the engines are."""
+        return self.scheduler.load()
+
+    def steps(self) -> Sequence[tuple[PriceController, Load]]:
+        """Each price controller with the load it should react to."""
+        loads = self.loads()
+        return [(c, _market_load(loads[key])) for key, c in self.controllers.items() if key in loads]
+
+    def catalog(self, task: Task, model: str, tier: Tier) -> Listing | Refusal:
+        """The market's question: is this on offer, and for how much?"""
+        controller = self.controllers.get((task, model))
+        load = self.loads().get((task, model))
+        if controller is None or load is None:
+            return Refusal(Reason.UNKNOWN_MODEL, f"{model} is not served here for {task}")
+        if tier is not Tier.PLAIN:
+            return Refusal(Reason.UNKNOWN_TIER, f"the tier {tier} is not served here: this machine is not attested")
+        wait_ms = round(load.wait_s * 1000)
+        parallel = load.slots + self.config.node.queue_per_engine
+        return Listing(controller.ask(_market_load(load)), controller.floor, wait_ms, parallel)
+
+    def offers(self) -> tuple[Offer, ...]:
+        """The same as claims for the directory."""
+        loads = self.loads()
+        found = []
+        for key, controller in self.controllers.items():
+            if key not in loads:
+                continue
+            load, capability = loads[key], self.capabilities[key]
+            prices = controller.ask(_market_load(load)).to_wire()
+            found.append(
+                Offer(
+                    task=key[0].value,
+                    model=key[1],
+                    tier=Tier.PLAIN.value,
+                    prices=prices,
+                    slots=load.slots,
+                    busy=load.busy,
+                    queue_wait_ms=round(load.wait_s * 1000),
+                    units_per_s=round(capability.units_per_s),
+                    context=capability.context,
+                )
+            )
+        return tuple(found)
+
+
+def _market_load(load: EngineLoad) -> Load:
+    return Load(load.busy, load.slots, load.wait_s)
