@@ -1,0 +1,123 @@
+"""One run of a scenario: the same commit and seed give the same events, to the byte."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import trio
+
+from simulations.determinism import EventLog, frozen_heap, run_seeded
+from simulations.results import RunResult, Sample, Violation
+from simulations.scenarios.model import Scenario
+from simulations.world.sampling import Sampler, providers, traffic
+from simulations.world.world import World
+
+
+class Tape(EventLog):
+    """An event log that stops the run when it has so many events; what would come after is not recorded."""
+
+    def __init__(self, until: int | None, tell: Callable[[str], None] | None) -> None:
+        super().__init__(tell)
+        self._until = until
+        self.stop: Callable[[], None] = lambda: None
+        self.stopped = False
+
+    def event(self, kind: int, tick: int, source: int, target: int, payload: bytes = b"") -> None:
+        """Record one, unless the end was reached."""
+        if self.stopped:
+            return
+        super().event(kind, tick, source, target, payload)
+        if self._until is not None and self.count >= self._until:
+            self.halt()
+
+    def halt(self) -> None:
+        """The run ends here."""
+        self.stopped = True
+        self.stop()
+
+
+def run(
+    scenario: Scenario,
+    seed: int,
+    *,
+    until_event: int | None = None,
+    until_s: float | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Run ``scenario`` in virtual time, in this thread, to its end, to ``until_s``, or until there were ``until_event``
+    events. ``on_sample`` hears every sample as it is taken, ``tell`` every event. KeyboardInterrupt ends a run early:
+    the result then says so."""
+    began, cpu = time.perf_counter(), time.process_time()
+    tape = Tape(until_event, tell)
+    samples: list[Sample] = []
+
+    def sampled(sample: Sample) -> None:
+        samples.append(sample)
+        if on_sample is not None:
+            on_sample(sample)
+
+    outcome = run_seeded(seed, _live, scenario, seed, tape, until_s, sampled)
+    world, reached_s, violations, stopped = outcome
+    return RunResult(
+        scenario=scenario.name, title=scenario.title, seed=seed, commit=commit(), duration_s=scenario.duration_s,
+        virtual_s=round(reached_s, 3), complete=not stopped and not violations, digest=tape.digest, events=tape.count,
+        stopped_because=stopped, wall_s=time.perf_counter() - began, cpu_s=time.process_time() - cpu,
+        rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, warmup_s=scenario.warmup_s,
+        samples=tuple(samples),
+        jobs=tuple(order.row(world.numbers.get(order.provider)) if order.provider else order.row(None)
+                   for order in world.orders),
+        providers=providers(world), clients=len(world.clients), traffic=traffic(world),
+        happenings=tuple(world.happenings), violations=tuple(violations),
+        chain_fees_nanoton=world.chain.model.fees_nanoton, warnings=dict(sorted(world.lines.items())),
+    )  # fmt: skip
+
+
+async def _live(
+    scenario: Scenario, seed: int, tape: Tape, until_s: float | None, sampled: Callable[[Sample], None]
+) -> tuple[World, float, list[Violation], str]:
+    end_s = scenario.duration_s if until_s is None else min(until_s, scenario.duration_s)
+    violations: list[Violation] = []
+    stopped = ""
+    async with World.opened(scenario, seed, tape) as world:
+        with trio.CancelScope() as scope:
+            tape.stop = scope.cancel
+            sampler = Sampler(world)
+            world.start()
+            with frozen_heap():
+                try:
+                    while trio.current_time() < end_s:
+                        await trio.sleep_until(min(end_s, trio.current_time() + scenario.sample_s))
+                        sampled(sampler.take())
+                except KeyboardInterrupt:
+                    stopped = "interrupted"
+        reached_s = trio.current_time()
+        tape.stopped = True
+        if scope.cancelled_caught:
+            stopped = f"event {tape.count} was reached"
+        elif not stopped and end_s < scenario.duration_s:
+            stopped = f"second {end_s:g} was reached"
+        world.end()
+        return world, reached_s, violations, stopped
+
+
+@cache
+def commit() -> str:
+    """The program's commit, with ``+`` when files differ from it; ``unknown`` where there is no repository."""
+    here = Path(__file__).parent
+    try:
+        name = subprocess.run(  # fixed words
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],  # noqa: S607
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return name.stdout.strip() or "unknown"
+
+
+__all__ = ["Tape", "commit", "run"]

@@ -1,0 +1,254 @@
+"""The world of a run: its network and chain, the machines, and what the scenario does to them.
+
+Everything random is drawn from the seed, each thing from a generator of its own, so that another client does not change
+what a provider costs.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+
+from compute.tasks import Task
+from compute.usage import UNITS_PER_PRICE
+from overlay.config import Config, PriceSection, load_config
+from overlay.events import NodeEvent
+from overlay.market.selection import MAIN_UNIT
+from overlay.node.client import ClientNode
+from overlay.node.provider import ProviderNode
+from overlay.subnet import Subnet
+from simulations.determinism import EventLog
+from simulations.network import Nat, VirtualNetwork
+from simulations.results import Happening
+from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scenario
+from simulations.world import demand as demands
+from simulations.world import hardware
+from simulations.world.buying import Order, buy
+from simulations.world.chain import SimulatedChain
+from simulations.world.engines import ModelEngine
+from simulations.world.machine import Surroundings, VirtualMachine
+from simulations.world.nodes import ClientPeer, Peer, ProviderPeer
+from transport.host import background
+from transport.identity import PeerId
+
+SUBNET = Subnet("sim")
+
+WELL_KNOWN = 16
+"""Providers that newcomers may begin with; each node draws three of them, as from a list on a web page."""
+
+PROVIDER_FUNDS_NANOTON = 5_000_000_000
+CLIENT_FUNDS_NANOTON = 50_000_000_000
+"""What wallets hold at first: enough for a day of what these scenarios ask for."""
+
+
+class World:
+    """See the module's docstring. Make one with :meth:`opened`."""
+
+    def __init__(self, scenario: Scenario, seed: int, network: VirtualNetwork, nursery: trio.Nursery) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.network = network
+        self.nursery = nursery
+        self.chain = SimulatedChain(network.unix_time, block_s=scenario.chain.block_s)
+        self.providers: list[ProviderPeer] = []
+        self.clients: list[ClientPeer] = []
+        self.orders: list[Order] = []
+        """Every job that was asked for, in order."""
+        self.happenings: list[Happening] = []
+        self.numbers: dict[PeerId, int] = {}
+        """Of providers, by identity."""
+        self.lines: Counter[str] = Counter()
+        """What nodes warned of, by kind."""
+        self.on_order: Callable[[Order], None] = lambda _: None
+        """Called when a job has ended."""
+        self._around = Surroundings(seed, network, self.chain)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, scenario: Scenario, seed: int, log: EventLog) -> AsyncIterator[World]:
+        """A world with its machines, all of them off, for the length of the block."""
+        part = scenario.network
+        draw = random.Random(f"network of {seed}")  # noqa: S311  # a model, no secret
+        async with (
+            VirtualNetwork.running(draw, log=log, jitter_s=part.jitter_ms / 1000, loss=part.loss) as network,
+            background() as nursery,
+        ):
+            world = cls(scenario, seed, network, nursery)
+            world._populate()
+            yield world
+
+    def rng(self, what: str) -> random.Random:
+        """A generator for one purpose."""
+        return random.Random(f"{what} of {self.seed}")  # noqa: S311  # a model, no secret
+
+    def happens(self, what: str) -> None:
+        """For the time line of the report."""
+        self.happenings.append(Happening(round(trio.current_time(), 3), what))
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    def _populate(self) -> None:
+        for group in self.scenario.providers:
+            draw = self.rng(f"providers {group.name}")
+            for _ in range(group.count):
+                self._add_provider(group, draw)
+        known = [addr for peer in self.providers[:WELL_KNOWN] for addr in self._addrs(peer)[:1]]
+        for peer in self.providers:
+            peer.bootstrap = self._draw_known(known, peer)
+        for customers in self.scenario.clients:
+            draw = self.rng(f"clients {customers.name}")
+            for _ in range(customers.count):
+                client = self._add_client(customers, draw)
+                client.bootstrap = self._draw_known(known, client)
+
+    def _addrs(self, peer: Peer[Any]) -> list[str]:
+        return [f"{addr}/p2p/{peer.peer_id}" for addr in peer.machine.place.addrs()]
+
+    def _draw_known(self, known: Sequence[str], peer: Peer[Any]) -> Sequence[str]:
+        others = [addr for addr in known if not addr.endswith(peer.peer_id)]
+        return peer.machine.rng.sample(others, min(3, len(others)))
+
+    def _machine(self, name: str, group: ProviderGroup | ClientGroup, funds: int) -> VirtualMachine:
+        place = self.network.atlas.place(region=group.region, nat=Nat(group.nat))
+        delay_s = self.scenario.chain.delay_s
+        return VirtualMachine(self._around, name, place, funds_nanoton=funds, chain_delay_s=delay_s)
+
+    def _add_provider(self, group: ProviderGroup, draw: random.Random) -> ProviderPeer:
+        number = len(self.providers)
+        machine = self._machine(f"provider {number}", group, PROVIDER_FUNDS_NANOTON)
+        kind = hardware.CLASSES[group.hardware]
+        above = group.floor * math.exp(draw.gauss(0.0, group.floor_sigma))
+        config = provider_config(group, kind, above)
+        first = kind.capability(group.models[0], Task(group.tasks[0]))
+        peer = ProviderPeer(
+            number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
+            hardware=group.hardware, slots=first.max_batch, units_per_s=first.units_per_s,
+            cost_per_slot_s=kind.cost_nanoton_per_s / first.max_batch,
+            engines=lambda: [ModelEngine(kind, models=group.models, tasks=[Task(task) for task in group.tasks])],
+        )  # fmt: skip
+        self.providers.append(peer)
+        self.numbers[peer.peer_id] = number
+        return peer
+
+    def _add_client(self, group: ClientGroup, draw: random.Random) -> ClientPeer:
+        number = len(self.clients)
+        machine = self._machine(f"client {number}", group, CLIENT_FUNDS_NANOTON)
+        value = round(group.demand.value.draw(draw))
+        hurry = round(group.demand.value_of_time.draw(draw))
+        config = client_config(group, value, hurry)
+        peer = ClientPeer(
+            number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
+            value_nanoton=value, value_of_time_nanoton_per_s=hurry,
+        )  # fmt: skip
+        self.clients.append(peer)
+        return peer
+
+    def _heard(self, peer: Peer[Any], event: NodeEvent) -> None:
+        if event.level != "info":
+            self.lines[event.kind] += 1
+
+    # --- what they do -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Turn everything on, each at its time."""
+        self.nursery.start_soon(self.chain.run)
+        groups = {group.name: group for group in self.scenario.providers}
+        draw = self.rng("joins")
+        for provider in self.providers:
+            self.nursery.start_soon(self._join, provider, draw.uniform(*groups[provider.group].joins_s), None)
+        customers = {group.name: group for group in self.scenario.clients}
+        for client in self.clients:
+            at_s = draw.uniform(*customers[client.group].joins_s)
+            self.nursery.start_soon(self._join, client, at_s, customers[client.group].demand)
+
+    async def _join(self, peer: Any, at_s: float, demand: Demand | None) -> None:
+        await trio.sleep_until(at_s)
+        if demand is None:
+            await peer.run()
+            return
+
+        async def live(node: ClientNode) -> None:
+            await self._shop(peer, node, demand)
+
+        await peer.run(live)
+
+    async def _shop(self, client: ClientPeer, node: ClientNode, demand: Demand) -> None:
+        """Ask for what the demand says, for ever."""
+        draw = random.Random(client.machine.rng.random())  # noqa: S311  # a model
+        async with trio.open_nursery() as nursery:
+            begins = demands.session_starts(demand, draw, trio.current_time(), self.scenario.duration_s)
+            for at_s in begins:
+                await trio.sleep_until(at_s)
+                nursery.start_soon(self._session, client, node, demand, random.Random(draw.random()))  # noqa: S311
+            await trio.sleep_forever()
+
+    async def _session(self, client: ClientPeer, node: ClientNode, demand: Demand, draw: random.Random) -> None:
+        for number in range(demands.session_jobs(demand, draw)):
+            if number:
+                await trio.sleep(demands.pause_s(demand, draw))
+            request = demands.request(demand, draw)
+            order = Order(client.number, client.group, request.task, trio.current_time())
+            self.orders.append(order)
+            await buy(node, request, order, retries=demand.retries, rng=draw)
+            order.value_nanoton = client.value_nanoton * order.units // UNITS_PER_PRICE
+            self.on_order(order)
+
+    # --- seen from above ----------------------------------------------------------------------------------------------
+
+    def provider_nodes(self) -> list[tuple[ProviderPeer, ProviderNode]]:
+        """Those that run."""
+        return [(peer, peer.node) for peer in self.providers if peer.node is not None]
+
+    def end(self) -> None:
+        """Cut every cable: what nodes would still say while they stop is not part of the run."""
+        for peer in (*self.providers, *self.clients):
+            if peer.host is not None:
+                peer.host.alive = False
+
+
+def provider_config(group: ProviderGroup, kind: hardware.HardwareClass, above: float) -> Config:
+    """The configuration of one provider: floors at ``above`` × what its hardware costs to run."""
+    config = _config(group.config, [f"node.serve={','.join(group.tasks)}"])
+    prices = {}
+    for task in map(Task, group.tasks):
+        main = kind.cost_per_million(group.models[0], task) * above
+        for unit, share in _PRICE_SHAPE[task].items():
+            prices[unit] = round(main * share)
+    price = msgspec.structs.replace(config.price, **prices)
+    return msgspec.structs.replace(config, price=price)
+
+
+_PRICE_SHAPE: dict[Task, dict[str, float]] = {
+    Task.CHAT: {"prompt": 1 / 3, "cached": 1 / 12, "completion": 1.0, "reasoning": 1.0},
+    Task.COMPLETION: {"prompt": 1 / 3, "cached": 1 / 12, "completion": 1.0, "reasoning": 1.0},
+    Task.TRANSCRIBE: {"audio_ms": 1.0},
+    Task.EMBED: {"embedding": 1.0},
+}
+"""Prices of the other units, as shares of the main unit's: the shape of the default configuration."""
+
+
+def client_config(group: ClientGroup, value: int, hurry: int) -> Config:
+    """The configuration of one client that pays up to ``value`` a million of the main unit."""
+    config = _config(group.config, [])
+    key = {"completion": "max_completion", "audio_ms": "max_audio_ms", "embedding": "max_embedding"}
+    task = Task(group.demand.task)
+    caps = {key[MAIN_UNIT[task].value]: value}
+    if task in (Task.CHAT, Task.COMPLETION):
+        caps["max_prompt"] = value // 3
+    market = msgspec.structs.replace(config.market, value_of_time_nanoton_per_s=hurry, **caps)
+    return msgspec.structs.replace(config, market=market)
+
+
+def _config(changes: dict[str, Any], overrides: Sequence[str]) -> Config:
+    texts = [f"{key}={msgspec.toml.encode({'v': value}).decode()[4:].strip()}" for key, value in changes.items()]
+    return load_config(None, overrides=[*overrides, *texts], environ={})
+
+
+__all__ = ["SUBNET", "PriceSection", "World"]
