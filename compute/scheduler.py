@@ -1,7 +1,7 @@
 """The scheduler: requests in, events out, engines behind.
 
-It owns the engines (one thread each, :mod:`compute.worker`), admits jobs (:mod:`compute.admission`) and hands each
-job's events to whoever asked, in lists of what arrived together.
+It owns the engines (a driver each: in production a thread, :mod:`compute.worker`), admits jobs
+(:mod:`compute.admission`) and hands each job's events to whoever asked, in lists of what arrived together.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import trio
 
 from compute import limits
 from compute.admission import Admission, SchedulerBusy
+from compute.driver import Item, MakeDriver
 from compute.engines.base import Capability, Engine, EngineFailure, EngineJobId
 from compute.tasks import Embedding, Event, Finished, RawDelta, Request, Task, TaskError
-from compute.worker import EngineThread, Item
+from compute.worker import EngineThread
 
 SWITCH_INTERVAL_S = 0.0005
 """CPython lets a thread keep the interpreter for 5 ms by default; with an engine computing beside it, trio would wait
@@ -95,10 +96,10 @@ def _size(event: Event) -> int:
 
 
 class _Station:
-    """One engine with its thread, its admission and its jobs."""
+    """One engine with its driver, its admission and its jobs."""
 
-    def __init__(self, engine: Engine, token: trio.lowlevel.TrioToken, max_queue: int) -> None:
-        self.thread = EngineThread(engine, token, self._on_items, self._on_dead)
+    def __init__(self, engine: Engine, driver: MakeDriver, max_queue: int) -> None:
+        self.driver = driver(engine, self._on_items, self._on_dead)
         self.admission: Admission[EngineJobId] = Admission(1, max_queue)
         self.alive = False
         self._max_queue = max_queue
@@ -106,8 +107,8 @@ class _Station:
 
     def loaded(self) -> None:
         """Take over what the engine said about itself."""
-        self.alive = not self.thread.failure
-        slots = max((c.max_batch for c in self.thread.capabilities), default=1)
+        self.alive = not self.driver.failure
+        slots = max((c.max_batch for c in self.driver.capabilities), default=1)
         self.admission = Admission(slots, self._max_queue)
 
     def enter(self, job: JobEvents) -> None:
@@ -115,15 +116,15 @@ class _Station:
         runs = self.admission.arrive(job.id, trio.current_time())
         self._jobs[job.id] = job
         if runs:
-            self.thread.post(("submit", job.id, job.request))
+            self.driver.post(("submit", job.id, job.request))
 
     def leave(self, job: EngineJobId, *, served: bool = False, tell_engine: bool = True) -> None:
         """Drop a job, and start those that waited for its place; the engine is told unless it ended the job."""
         known = self._jobs.pop(job, None) is not None
         if known and tell_engine:
-            self.thread.post(("cancel", job, None))
+            self.driver.post(("cancel", job, None))
         for following in self.admission.leave(job, trio.current_time(), served=served):
-            self.thread.post(("submit", following, self._jobs[following].request))
+            self.driver.post(("submit", following, self._jobs[following].request))
 
     def _on_items(self, items: list[Item]) -> None:
         for job_id, item in items:
@@ -155,40 +156,43 @@ class Scheduler:
     @classmethod
     @asynccontextmanager
     async def run(
-        cls, engines: Sequence[Engine], *, max_queue: int = limits.MAX_QUEUE_PER_ENGINE
+        cls,
+        engines: Sequence[Engine],
+        *,
+        max_queue: int = limits.MAX_QUEUE_PER_ENGINE,
+        driver: MakeDriver = EngineThread,
     ) -> AsyncIterator[Scheduler]:
-        """Load ``engines`` in parallel and serve until the block is left.
+        """Load ``engines`` in parallel and serve until the block is left. ``driver`` makes what drives each of them.
 
         An engine that cannot load is skipped and reported in :meth:`failures`. On leaving, jobs are cancelled, engines
-        closed, and their threads awaited for up to :data:`~compute.limits.ENGINE_CLOSE_S`.
+        closed, and their drivers awaited for up to :data:`~compute.limits.ENGINE_CLOSE_S`.
         """
-        token = trio.lowlevel.current_trio_token()
-        stations = [_Station(engine, token, max_queue) for engine in engines]
+        stations = [_Station(engine, driver, max_queue) for engine in engines]
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))
         try:
             for station in stations:
-                station.thread.start()
+                station.driver.start()
             for station in stations:
-                await station.thread.ready.wait()
+                await station.driver.ready.wait()
                 station.loaded()
             yield cls(stations)
         finally:
             for station in stations:
                 station.alive = False
-                station.thread.stop()
+                station.driver.stop()
             with trio.move_on_after(limits.ENGINE_CLOSE_S, shield=True):
                 for station in stations:
-                    await station.thread.ended.wait()
+                    await station.driver.ended.wait()
             sys.setswitchinterval(interval)
 
     def failures(self) -> dict[str, str]:
         """Engines that do not serve, and why (what to install, what crashed)."""
-        return {s.thread.engine.name: s.thread.failure for s in self._stations if s.thread.failure}
+        return {s.driver.engine.name: s.driver.failure for s in self._stations if s.driver.failure}
 
     def capabilities(self) -> list[Capability]:
         """What the live engines serve."""
-        return [capability for station in self._stations if station.alive for capability in station.thread.capabilities]
+        return [capability for station in self._stations if station.alive for capability in station.driver.capabilities]
 
     def load(self) -> dict[tuple[Task, str], Load]:
         """How full each (task, model) is. Engines that serve several share their slots between them."""
@@ -196,7 +200,7 @@ class Scheduler:
         for station in self._stations:
             if station.alive:
                 a = station.admission
-                for capability in station.thread.capabilities:
+                for capability in station.driver.capabilities:
                     key = (capability.task, capability.model)
                     load = Load(a.busy, a.slots, a.queued, a.wait_s())
                     if (other := loads.get(key)) is not None:
@@ -216,7 +220,7 @@ class Scheduler:
         stations = [
             s
             for s in self._stations
-            if s.alive and any(c.task is request.task and c.model == request.model for c in s.thread.capabilities)
+            if s.alive and any(c.task is request.task and c.model == request.model for c in s.driver.capabilities)
         ]
         if not stations:
             raise TaskError(f"no engine here serves the model {request.model!r} for {request.task}", param="model")

@@ -9,43 +9,33 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import trio
 
 from compute import limits
-from compute.engines.base import Capability, Engine, EngineFailure, EngineJobId, EngineUnavailable, Wakeable
-from compute.tasks import Event, Finished, Request, TaskError
-
-Item = tuple[EngineJobId, Event | Exception]
-Command = tuple[Literal["submit"], EngineJobId, Request] | tuple[Literal["cancel"], EngineJobId, None]
+from compute.driver import Command, EngineOperator, Item, OnDead, OnItems
+from compute.engines.base import Capability, Engine, Wakeable
 
 
 class EngineThread:
-    """Drives ``engine``. ``on_items`` is called in trio with what happened, ``on_dead`` when it is given up."""
+    """Drives ``engine`` (:class:`~compute.driver.Driver`); made in trio."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        token: trio.lowlevel.TrioToken,
-        on_items: Callable[[list[Item]], None],
-        on_dead: Callable[[str], None],
-    ) -> None:
+    def __init__(self, engine: Engine, on_items: OnItems, on_dead: OnDead) -> None:
         self.engine = engine
         # Looked up once: checking against a protocol is slow, and every job passes here.
         self._wake_engine = engine.wake if isinstance(engine, Wakeable) else None
         self.capabilities: Sequence[Capability] = ()
         self.failure = ""
         self.ready, self.ended = trio.Event(), trio.Event()
-        self._token = token
+        self._token = trio.lowlevel.current_trio_token()
         self._on_items, self._on_dead = on_items, on_dead
+        self._operator = EngineOperator(engine)
         self._condition = threading.Condition()
         self._commands: list[Command] = []
         self._stopping = False
         self._outbox: list[Item] = []
         self._outbox_lock = threading.Lock()
         self._hop_pending = False
-        self._active: dict[EngineJobId, None] = {}
         self._thread = threading.Thread(target=self._main, name=f"engine-{engine.name}", daemon=True)
 
     def start(self) -> None:
@@ -71,44 +61,30 @@ class EngineThread:
     # --- in the thread ---------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
-        try:
-            self.engine.load()
-            self.capabilities = tuple(self.engine.capabilities())
-        except EngineUnavailable as error:
-            self.failure = str(error)
-        except Exception as error:  # any driver may raise anything; the node goes on without this engine
-            self.failure = f"the engine crashed while loading: {type(error).__name__}: {error}"
+        operator = self._operator
+        operator.load()
+        self.capabilities, self.failure = operator.capabilities, operator.failure
         self._call_trio(self.ready.set)
         try:
             if not self.failure:
                 self._serve()
         finally:
-            self._close()
+            operator.close()
+            self.failure = operator.failure
             self._call_trio(self.ended.set)
 
-    def _close(self) -> None:
-        try:
-            self.engine.close()
-        except Exception as error:  # there is nobody left to tell but the report
-            self.failure = self.failure or f"the engine crashed while closing: {type(error).__name__}: {error}"
-
     def _serve(self) -> None:
-        crashes = 0
+        operator = self._operator
         while (commands := self._take_commands()) is not None:
             for command in commands:
-                self._obey(command)
-            if not self._active:
+                self._report(operator.obey(command))
+            if not operator.active:
                 continue
             began = time.perf_counter()
-            try:
-                items = self.engine.step()
-                crashes = 0
-            except Exception as error:  # the jobs fail, the engine gets another chance
-                crashes += 1
-                items = self._fail_all(error)
+            items = operator.step()
             self._report(items)
-            if crashes == limits.MAX_ENGINE_CRASHES:
-                self.failure = "the engine crashed several times in a row and was given up"
+            if operator.given_up:
+                self.failure = operator.failure
                 self._call_trio(lambda: self._on_dead(self.failure))
                 return
             if not items and time.perf_counter() - began < limits.IDLE_STEP_PAUSE_S / 4:
@@ -119,43 +95,16 @@ class EngineThread:
     def _take_commands(self) -> list[Command] | None:
         """The commands so far, waiting for one if there is no job; ``None`` to end."""
         with self._condition:
-            while not (self._commands or self._active or self._stopping):
+            while not (self._commands or self._operator.active or self._stopping):
                 self._condition.wait()
             if self._stopping:
                 return None
             commands, self._commands = self._commands, []
             return commands
 
-    def _obey(self, command: Command) -> None:
-        kind, job, request = command
-        try:
-            if kind == "submit":
-                assert request is not None
-                self.engine.submit(job, request)
-                self._active[job] = None
-            else:
-                self._active.pop(job, None)
-                self.engine.cancel(job)
-        except TaskError as error:
-            self._report([(job, error)])
-        except Exception as error:  # a crash in one job's submission is that job's
-            self._report([(job, EngineFailure(f"the engine failed: {type(error).__name__}: {error}"))])
-
-    def _fail_all(self, error: Exception) -> list[Item]:
-        failed, self._active = list(self._active), {}
-        for job in failed:
-            try:
-                self.engine.cancel(job)
-            except Exception:  # noqa: S112  # the engine is broken already; the next job would tell
-                continue
-        return [(job, EngineFailure(f"the engine failed: {type(error).__name__}: {error}")) for job in failed]
-
     def _report(self, items: list[Item]) -> None:
         if not items:
             return
-        for job, item in items:
-            if isinstance(item, Finished | Exception):
-                self._active.pop(job, None)
         with self._outbox_lock:
             self._outbox += items
             hop, self._hop_pending = not self._hop_pending, True
