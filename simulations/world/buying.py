@@ -1,4 +1,4 @@
-"""How a simulated client uses its node: asks, waits, reads the answer, and tries again when it was told to come back."""
+"""How a simulated client uses its node: asks, reads the answer, and tries again when it was told to come back."""
 
 from __future__ import annotations
 

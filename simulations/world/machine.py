@@ -26,7 +26,7 @@ from overlay.settlement.wallet import Wallet
 from overlay.subnet import Subnet
 from simulations.network import Place, VirtualNetwork
 from simulations.world.chain import NETWORK_ID, Connection, SimulatedChain, chain_of
-from simulations.world.inline import InlineDriver
+from simulations.world.inline import inline
 from transport.host.interface import Host
 from transport.identity import Identity
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelListener
@@ -78,9 +78,8 @@ class VirtualMachine(Machine):
         listen: bool = True,
     ) -> AbstractAsyncContextManager[Host]:  # fmt: skip
         """A host of the virtual network, at this machine's place."""
-        return self._around.network.open(
-            identity, self.place, bootstrap=bootstrap, rng=random.Random(self.rng.random())
-        )  # jitter
+        jitter = random.Random(self.rng.random())  # noqa: S311  # of retries
+        return self._around.network.open(identity, self.place, bootstrap=bootstrap, rng=jitter)
 
     @asynccontextmanager
     async def open_chain(self, config: Config, log: EventLog, *, may_start_devnet: bool) -> AsyncIterator[Chain]:
@@ -95,7 +94,7 @@ class VirtualMachine(Machine):
 
     def open_scheduler(self, engines: Sequence[Engine], max_queue: int) -> AbstractAsyncContextManager[Scheduler]:
         """Engines in virtual time, without threads."""
-        return Scheduler.run(engines, max_queue=max_queue, driver=InlineDriver)
+        return Scheduler.run(engines, max_queue=max_queue, driver=inline(self._around.network.timeline))
 
     @asynccontextmanager
     async def open_tunnels(

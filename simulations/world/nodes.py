@@ -10,7 +10,6 @@ from typing import Generic, Protocol, TypeVar
 
 import trio
 
-from compute.engines import Engine
 from overlay.config import Config
 from overlay.errors import CocoonError
 from overlay.events import EventLog, NodeEvent
@@ -18,6 +17,8 @@ from overlay.node.client import ClientNode, open_client
 from overlay.node.provider import ProviderNode, open_provider
 from overlay.subnet import Subnet
 from simulations.network import VirtualHost
+from simulations.world.engines import ModelEngine
+from simulations.world.hardware import Offering
 from simulations.world.machine import VirtualMachine
 from transport.host.interface import Host
 from transport.identity import PeerId
@@ -93,7 +94,9 @@ class Peer(Generic[N]):
                     self.node, self.host, self.started_at = node, node.host, trio.current_time()
                     task_status.started()
                     try:
-                        await (use(node) if use is not None else trio.sleep_forever())
+                        if use is not None:
+                            await use(node)
+                        await trio.sleep_forever()
                     finally:
                         self.up_s += trio.current_time() - self.started_at
                         self.node = None
@@ -116,17 +119,17 @@ class ProviderPeer(Peer[ProviderNode]):
     """One that sells. ``engines`` makes its engines anew for each start."""
 
     hardware: str = ""
-    slots: int = 0
-    units_per_s: float = 0.0
-    cost_per_slot_s: float = 0.0
-    """nanoTON that a second of one busy slot costs."""
-    engines: Callable[[], Sequence[Engine]] = tuple
-    busy_s: float = 0.0
+    sold: Sequence[Offering] = ()
+    engines: Callable[[], Sequence[ModelEngine]] = tuple
+    used: list[ModelEngine] = field(default_factory=list)
+    """The engines of all its runs: what they made is what it cost."""
 
     def opened(self) -> AbstractAsyncContextManager[ProviderNode]:
         """As `cocoon node run` opens it."""
         log = EventLog(self.observe, self.machine.clock)
-        return open_provider(self.config, self.machine, self.subnet, self.bootstrap, log, self.engines())
+        fresh = self.engines()
+        self.used += fresh
+        return open_provider(self.config, self.machine, self.subnet, self.bootstrap, log, fresh)
 
     async def leave(self) -> None:
         """As after SIGTERM: withdraw, drain, stop."""

@@ -25,7 +25,6 @@ class Sampler:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._at_s = 0.0
         self._ended = Counter[str]()
         self._recovered = 0
         self._paid: dict[Task, list[int]] = defaultdict(lambda: [0, 0])
@@ -42,12 +41,10 @@ class Sampler:
         """The world now."""
         world, now = self._world, trio.current_time()
         nodes = world.provider_nodes()
-        since_s, self._at_s = now - self._at_s, now
         asks: dict[_Key, list[float]] = defaultdict(list)
         sums: dict[_Key, list[int]] = defaultdict(lambda: [0, 0, 0])
         unpaid = 0
-        for peer, node in nodes:
-            busy = 0
+        for _, node in nodes:
             for key, load in node.shop.loads().items():
                 if (controller := node.shop.controllers.get(key)) is None:
                     continue
@@ -55,8 +52,6 @@ class Sampler:
                 asks[key].append(float(ask.per_million[MAIN_UNIT[key[0]]]))
                 for place, count in enumerate((load.slots, load.busy, load.queued)):
                     sums[key][place] += count
-                busy = max(busy, load.busy)
-            peer.busy_s += busy * since_s
             unpaid += sum(account.unpaid_nanoton for account in node.jobs.accounts().values())
         paid, self._paid = self._paid, defaultdict(lambda: [0, 0])
         markets = tuple(
@@ -105,10 +100,13 @@ def providers(world: World) -> tuple[Provider, ...]:
 
 
 def _provider(world: World, peer: ProviderPeer, served: int, failed: int) -> Provider:
+    first = peer.sold[0]
+    cost = sum(engine.offering.cost_nanoton(engine.made.usage()) for engine in peer.used)
+    slot_s = sum(engine.slot_s for engine in peer.used)
     return Provider(
-        peer.number, peer.group, peer.hardware, peer.behaviour, peer.slots, peer.units_per_s,
-        _promised(peer.machine.books, live=False), round(peer.busy_s * peer.cost_per_slot_s),
-        world.chain.fees[peer.machine.wallet.address], served, failed, round(peer.busy_s, 3), round(peer.uptime_s(), 3),
+        peer.number, peer.group, peer.hardware, peer.behaviour, first.slots, first.units_per_s,
+        _promised(peer.machine.books, live=False), cost, world.chain.fees[peer.machine.wallet.address], served, failed,
+        round(slot_s, 3), round(peer.uptime_s(), 3),
     )  # fmt: skip
 
 

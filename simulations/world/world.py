@@ -123,15 +123,13 @@ class World:
     def _add_provider(self, group: ProviderGroup, draw: random.Random) -> ProviderPeer:
         number = len(self.providers)
         machine = self._machine(f"provider {number}", group, PROVIDER_FUNDS_NANOTON)
-        kind = hardware.CLASSES[group.hardware]
+        sold = [hardware.offering(group.hardware, model) for model in group.models]
         above = group.floor * math.exp(draw.gauss(0.0, group.floor_sigma))
-        config = provider_config(group, kind, above)
-        first = kind.capability(group.models[0], Task(group.tasks[0]))
+        config = provider_config(group, sold, above)
         peer = ProviderPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
-            hardware=group.hardware, slots=first.max_batch, units_per_s=first.units_per_s,
-            cost_per_slot_s=kind.cost_nanoton_per_s / first.max_batch,
-            engines=lambda: [ModelEngine(kind, models=group.models, tasks=[Task(task) for task in group.tasks])],
+            hardware=group.hardware, sold=sold,
+            engines=lambda: [ModelEngine(offering, trio.current_time) for offering in sold],
         )  # fmt: skip
         self.providers.append(peer)
         self.numbers[peer.peer_id] = number
@@ -140,8 +138,8 @@ class World:
     def _add_client(self, group: ClientGroup, draw: random.Random) -> ClientPeer:
         number = len(self.clients)
         machine = self._machine(f"client {number}", group, CLIENT_FUNDS_NANOTON)
-        value = round(group.demand.value.draw(draw))
-        hurry = round(group.demand.value_of_time.draw(draw))
+        value = round(demands.draw(group.demand.value, draw))
+        hurry = round(demands.draw(group.demand.value_of_time, draw))
         config = client_config(group, value, hurry)
         peer = ClientPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
@@ -213,25 +211,14 @@ class World:
                 peer.host.alive = False
 
 
-def provider_config(group: ProviderGroup, kind: hardware.HardwareClass, above: float) -> Config:
-    """The configuration of one provider: floors at ``above`` × what its hardware costs to run."""
+def provider_config(group: ProviderGroup, sold: Sequence[hardware.Offering], above: float) -> Config:
+    """The configuration of one provider: floors at ``above`` × what the work costs on its hardware."""
     config = _config(group.config, [f"node.serve={','.join(group.tasks)}"])
-    prices = {}
-    for task in map(Task, group.tasks):
-        main = kind.cost_per_million(group.models[0], task) * above
-        for unit, share in _PRICE_SHAPE[task].items():
-            prices[unit] = round(main * share)
+    prices = {
+        unit.value: round(cost * above) for offering in sold for unit, cost in offering.unit_costs.per_million.items()
+    }
     price = msgspec.structs.replace(config.price, **prices)
     return msgspec.structs.replace(config, price=price)
-
-
-_PRICE_SHAPE: dict[Task, dict[str, float]] = {
-    Task.CHAT: {"prompt": 1 / 3, "cached": 1 / 12, "completion": 1.0, "reasoning": 1.0},
-    Task.COMPLETION: {"prompt": 1 / 3, "cached": 1 / 12, "completion": 1.0, "reasoning": 1.0},
-    Task.TRANSCRIBE: {"audio_ms": 1.0},
-    Task.EMBED: {"embedding": 1.0},
-}
-"""Prices of the other units, as shares of the main unit's: the shape of the default configuration."""
 
 
 def client_config(group: ClientGroup, value: int, hurry: int) -> Config:
