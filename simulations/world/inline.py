@@ -7,7 +7,7 @@ or when it is due by its own account. There is no task an engine and no polling:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +32,8 @@ class Paced(Protocol):
 
     load_s: float
     """How long it takes to load."""
+    on_change: Callable[[], None]
+    """Set by the driver. The engine calls it when :meth:`due_s` came nearer and no command was the reason."""
 
     def due_s(self) -> float:
         """When it next has something to tell, by its clock; infinity when nothing comes without a command."""
@@ -46,6 +48,8 @@ class InlineDriver:
         self.failure = ""
         self.ready, self.ended = trio.Event(), trio.Event()
         self._paced = engine if isinstance(engine, Paced) else None
+        if self._paced is not None:
+            self._paced.on_change = self._nudge
         self._timeline = timeline
         self._on_items, self._on_dead = on_items, on_dead
         self._operator = EngineOperator(engine)
@@ -61,7 +65,7 @@ class InlineDriver:
     def post(self, command: Command) -> None:
         """Hand a command over."""
         self._commands.append(command)
-        self._arm(self._timeline.tick + 1)
+        self._nudge()
 
     def stop(self) -> None:
         """Close the engine."""
@@ -79,6 +83,9 @@ class InlineDriver:
         self.ready.set()
         if self.failure:
             self.stop()
+
+    def _nudge(self) -> None:
+        self._arm(self._timeline.tick + 1)
 
     def _arm(self, tick: int) -> None:
         if tick < self._armed:
