@@ -17,6 +17,7 @@ from overlay.node.client import ClientNode, open_client
 from overlay.node.provider import ProviderNode, open_provider
 from overlay.subnet import Subnet
 from simulations.network import VirtualHost
+from simulations.world.attackers import ClientBehaviour, ProviderBehaviour
 from simulations.world.engines import ModelEngine
 from simulations.world.hardware import Offering
 from simulations.world.machine import VirtualMachine
@@ -114,10 +115,11 @@ class Peer(Generic[N]):
         await self._ended.wait()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class ProviderPeer(Peer[ProviderNode]):
     """One that sells. ``engines`` makes its engines anew for each start."""
 
+    does: ProviderBehaviour
     hardware: str = ""
     sold: Sequence[Offering] = ()
     engines: Callable[[], Sequence[ModelEngine]] = tuple
@@ -138,10 +140,11 @@ class ProviderPeer(Peer[ProviderNode]):
         await self.stop()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class ClientPeer(Peer[ClientNode]):
     """One that buys. Prices are nanoTON per million of the main unit."""
 
+    does: ClientBehaviour
     value_nanoton: int = 0
     value_of_time_nanoton_per_s: int = 0
 

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import trio
@@ -14,6 +14,9 @@ import trio
 from simulations.determinism import EventLog, frozen_heap, run_seeded
 from simulations.results import RunResult, Sample, Violation
 from simulations.scenarios.model import Scenario
+from simulations.world import attackers
+from simulations.world.buying import Order
+from simulations.world.invariants import Broken, Invariants
 from simulations.world.sampling import Sampler, providers, traffic
 from simulations.world.world import World
 
@@ -72,7 +75,8 @@ def run(
         samples=tuple(samples),
         jobs=tuple(order.row(world.numbers.get(order.provider)) if order.provider else order.row(None)
                    for order in world.orders),
-        providers=providers(world), clients=len(world.clients), traffic=traffic(world),
+        providers=providers(world), clients=len(world.clients), attackers=attackers.outcomes(world),
+        traffic=traffic(world),
         happenings=tuple(world.happenings), violations=tuple(violations),
         chain_fees_nanoton=world.chain.model.fees_nanoton, warnings=dict(sorted(world.lines.items())),
     )  # fmt: skip
@@ -87,18 +91,36 @@ async def _live(
     async with World.opened(scenario, seed, tape) as world:
         with trio.CancelScope() as scope:
             tape.stop = scope.cancel
-            sampler = Sampler(world)
+            sampler, invariants = Sampler(world), Invariants(world)
+
+            def guarded(check: Callable[[], None]) -> None:
+                try:
+                    check()
+                except Broken as broken:
+                    if not violations:
+                        violations.append(invariants.violation(broken))
+                    tape.halt()
+
+            def ended(order: Order) -> None:
+                sampler.note(order)
+                guarded(partial(invariants.after_order, order))
+
+            world.on_order = ended
+            world.chain.on_block = partial(guarded, invariants.after_block)
             world.start()
             with frozen_heap():
                 try:
                     while trio.current_time() < end_s:
                         await trio.sleep_until(min(end_s, trio.current_time() + scenario.sample_s))
                         sampled(sampler.take())
+                        guarded(invariants.now)
                 except KeyboardInterrupt:
                     stopped = "interrupted"
         reached_s = trio.current_time()
         tape.stopped = True
-        if scope.cancelled_caught:
+        if violations:
+            stopped = f"an invariant was broken: {violations[0].invariant}"
+        elif scope.cancelled_caught:
             stopped = f"event {tape.count} was reached"
         elif not stopped and end_s < scenario.duration_s:
             stopped = f"second {end_s:g} was reached"

@@ -28,9 +28,9 @@ class Sampler:
         self._ended = Counter[str]()
         self._recovered = 0
         self._paid: dict[Task, list[int]] = defaultdict(lambda: [0, 0])
-        world.on_order = self._note
 
-    def _note(self, order: Order) -> None:
+    def note(self, order: Order) -> None:
+        """A job has ended."""
         self._ended[order.outcome] += 1
         self._recovered += order.outcome == "done" and order.tries > 1
         sums = self._paid[order.task]
@@ -55,12 +55,10 @@ class Sampler:
             unpaid += sum(account.unpaid_nanoton for account in node.jobs.accounts().values())
         paid, self._paid = self._paid, defaultdict(lambda: [0, 0])
         markets = tuple(
-            Market(
-                key[0].value, key[1], *sums[key], *(_quantile(sorted(asks[key]), q) for q in (0.1, 0.5, 0.9)),
-                paid=_mean_price(*paid[key[0]]),
-            )
-            for key in sorted(asks) if key[0] is not Task.COMPLETION
-        )  # fmt: skip
+            _market(key, sums[key], sorted(asks[key]), paid[key[0]])
+            for key in sorted(asks)
+            if key[0] is not Task.COMPLETION  # the same engines as chat
+        )
         channels = [c for c in world.chain.model.channels.values() if c.state is not None and c.state.deposit_nanoton]
         on_chain = sum(channel.state.paid_nanoton for channel in channels if channel.state is not None)
         promised = sum(_promised(peer.machine.books, live=True) for peer in world.providers)
@@ -79,6 +77,12 @@ def _promised(books: Store | None, *, live: bool) -> int:
     records = books.live_channels(Role.PAYEE) if live else books.channels(role=Role.PAYEE)
     vouchers = (books.voucher(record.channel) for record in records)
     return sum(voucher.amount_nanoton for voucher in vouchers if voucher is not None)
+
+
+def _market(key: _Key, sums: Sequence[int], asks: Sequence[float], paid: Sequence[int]) -> Market:
+    slots, busy, waiting = sums
+    low, middle, high = (_quantile(asks, share) for share in (0.1, 0.5, 0.9))
+    return Market(key[0].value, key[1], slots, busy, waiting, low, middle, high, _mean_price(*paid))
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

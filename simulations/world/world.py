@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,8 +28,8 @@ from simulations.determinism import EventLog
 from simulations.network import Nat, VirtualNetwork
 from simulations.results import Happening
 from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scenario
+from simulations.world import attackers, faults, hardware
 from simulations.world import demand as demands
-from simulations.world import hardware
 from simulations.world.buying import Order, buy
 from simulations.world.chain import SimulatedChain
 from simulations.world.engines import ModelEngine
@@ -125,11 +125,13 @@ class World:
         machine = self._machine(f"provider {number}", group, PROVIDER_FUNDS_NANOTON)
         sold = [hardware.offering(group.hardware, model) for model in group.models]
         above = group.floor * math.exp(draw.gauss(0.0, group.floor_sigma))
-        config = provider_config(group, sold, above)
+        behaviour = attackers.PROVIDERS[group.behaviour](group.options)
+        config = behaviour.config(provider_config(group, sold, above))
         peer = ProviderPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
             hardware=group.hardware, sold=sold,
-            engines=lambda: [ModelEngine(offering, trio.current_time) for offering in sold],
+            does=behaviour,
+            engines=lambda: [ModelEngine(offer, trio.current_time, conduct=behaviour.conduct()) for offer in sold],
         )  # fmt: skip
         self.providers.append(peer)
         self.numbers[peer.peer_id] = number
@@ -140,10 +142,11 @@ class World:
         machine = self._machine(f"client {number}", group, CLIENT_FUNDS_NANOTON)
         value = round(demands.draw(group.demand.value, draw))
         hurry = round(demands.draw(group.demand.value_of_time, draw))
-        config = client_config(group, value, hurry)
+        behaviour = attackers.CLIENTS[group.behaviour](group.options)
+        config = behaviour.config(client_config(group, value, hurry))
         peer = ClientPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
-            value_nanoton=value, value_of_time_nanoton_per_s=hurry,
+            does=behaviour, value_nanoton=value, value_of_time_nanoton_per_s=hurry,
         )  # fmt: skip
         self.clients.append(peer)
         return peer
@@ -165,17 +168,29 @@ class World:
         for client in self.clients:
             at_s = draw.uniform(*customers[client.group].joins_s)
             self.nursery.start_soon(self._join, client, at_s, customers[client.group].demand)
+        for fault in self.scenario.faults:
+            self.nursery.start_soon(self._at, fault.at_s, faults.FAULTS[fault.kind], fault)
+        for attack in self.scenario.attackers:
+            self.nursery.start_soon(self._at, attack.at_s, attackers.ATTACKS[attack.kind], attack)
+
+    async def _at(self, at_s: float, what: Callable[[World, Any], Awaitable[None]], said: Any) -> None:
+        await trio.sleep_until(at_s)
+        await what(self, said)
 
     async def _join(self, peer: Any, at_s: float, demand: Demand | None) -> None:
         await trio.sleep_until(at_s)
-        if demand is None:
-            await peer.run()
-            return
+        await self.live(peer, demand)
 
-        async def live(node: ClientNode) -> None:
-            await self._shop(peer, node, demand)
+    async def live(self, peer: Any, demand: Demand | None) -> None:
+        """Run a machine's node until it is stopped: a provider's with ``demand`` None, else one that buys."""
 
-        await peer.run(live)
+        async def life(node: Any) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.does.live, self, peer, node)
+                if demand is not None:
+                    nursery.start_soon(self._shop, peer, node, demand)
+
+        await peer.run(life)
 
     async def _shop(self, client: ClientPeer, node: ClientNode, demand: Demand) -> None:
         """Ask for what the demand says, for ever."""
@@ -206,7 +221,8 @@ class World:
 
     def end(self) -> None:
         """Cut every cable: what nodes would still say while they stop is not part of the run."""
-        for peer in (*self.providers, *self.clients):
+        peers: list[Peer[Any]] = [*self.providers, *self.clients]
+        for peer in peers:
             if peer.host is not None:
                 peer.host.alive = False
 
