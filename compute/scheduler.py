@@ -6,7 +6,6 @@ It owns the engines (a driver each: in production a thread, :mod:`compute.worker
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,10 +19,6 @@ from compute.driver import Item, MakeDriver
 from compute.engines.base import Capability, Engine, EngineFailure, EngineJobId
 from compute.tasks import Embedding, Event, Finished, RawDelta, Request, Task, TaskError
 from compute.worker import EngineThread
-
-SWITCH_INTERVAL_S = 0.0005
-"""CPython lets a thread keep the interpreter for 5 ms by default; with an engine computing beside it, trio would wait
-that long for each of its turns. While a scheduler runs, the interval is this."""
 
 
 class ConsumerTooSlow(Exception):
@@ -168,8 +163,6 @@ class Scheduler:
         closed, and their drivers awaited for up to :data:`~compute.limits.ENGINE_CLOSE_S`.
         """
         stations = [_Station(engine, driver, max_queue) for engine in engines]
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))
         try:
             for station in stations:
                 station.driver.start()
@@ -184,7 +177,6 @@ class Scheduler:
             with trio.move_on_after(limits.ENGINE_CLOSE_S, shield=True):
                 for station in stations:
                     await station.driver.ended.wait()
-            sys.setswitchinterval(interval)
 
     def failures(self) -> dict[str, str]:
         """Engines that do not serve, and why (what to install, what crashed)."""

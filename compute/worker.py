@@ -6,6 +6,7 @@ hop, so a busy loop sees fewer, larger batches and the number of wake-ups never 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,35 @@ import trio
 from compute import limits
 from compute.driver import Command, EngineOperator, Item, OnDead, OnItems
 from compute.engines.base import Capability, Engine, Wakeable
+
+SWITCH_INTERVAL_S = 0.0005
+"""CPython lets a thread keep the interpreter for 5 ms by default; with an engine computing beside it, trio would wait
+that long for each of its turns. While an engine has a thread, the interval is this."""
+
+
+class _Switching:
+    """Holds the interpreter's switch interval down while there are engine threads, of whichever scheduler."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._usual_s = 0.0
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._usual_s = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual_s, SWITCH_INTERVAL_S))
+            self._threads += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                sys.setswitchinterval(self._usual_s)
+
+
+_switching = _Switching()
 
 
 class EngineThread:
@@ -40,6 +70,7 @@ class EngineThread:
 
     def start(self) -> None:
         """Start the thread; :attr:`ready` is set once the engine has loaded or failed to (:attr:`failure`)."""
+        _switching.begin()
         self._thread.start()
 
     def post(self, command: Command) -> None:
@@ -71,6 +102,7 @@ class EngineThread:
         finally:
             operator.close()
             self.failure = operator.failure
+            _switching.end()
             self._call_trio(self.ended.set)
 
     def _serve(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,7 +29,7 @@ from compute import (
     limits,
 )
 from compute.driver import MakeDriver
-from compute.worker import EngineThread
+from compute.worker import SWITCH_INTERVAL_S, EngineThread
 from simulations.determinism import run_seeded
 from simulations.network.timeline import Timeline
 from simulations.world.inline import inline
@@ -249,5 +251,56 @@ def test_virtual_time_drives_an_engine_as_the_scheduler_expects(check: Check) ->
     async def main() -> None:
         async with virtual_driver() as driver:
             await check(driver)
+
+    run_seeded(1, main)
+
+
+async def test_the_interpreter_switches_sooner_only_while_an_engine_has_a_thread() -> None:
+    usual_s = sys.getswitchinterval()
+    async with AsyncExitStack() as first:
+        async with AsyncExitStack() as second:
+            await first.enter_async_context(Scheduler.run([Puppet()]))
+            await second.enter_async_context(Scheduler.run([Puppet(), Puppet()]))
+            await first.aclose()
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+    assert sys.getswitchinterval() == pytest.approx(usual_s)
+
+
+def test_simulated_engines_leave_the_interpreter_alone() -> None:
+    usual_s = sys.getswitchinterval()
+
+    async def main() -> None:
+        async with virtual_driver() as driver, Scheduler.run([Puppet()], driver=driver):
+            assert sys.getswitchinterval() == usual_s
+
+    run_seeded(1, main)
+
+
+def test_who_is_stopped_while_its_engine_loads_leaves_nothing_behind() -> None:
+    loaded: list[bool] = []
+
+    class Slow(Puppet):
+        load_s = 30.0
+
+        def on_change(self) -> None:
+            raise AssertionError("the driver brings its own")
+
+        def due_s(self) -> float:
+            return math.inf
+
+        def load(self) -> None:
+            loaded.append(True)
+
+    async def main() -> None:
+        engine = Slow()
+        async with virtual_driver() as driver:
+            with trio.move_on_after(10):
+                async with Scheduler.run([engine], driver=driver):
+                    pytest.fail("ready before its time")
+            assert engine.closed == 1
+            await trio.sleep(60)
+            assert not loaded
+            async with Scheduler.run([engine], driver=driver):
+                assert trio.current_time() == pytest.approx(100.0)
 
     run_seeded(1, main)
