@@ -37,8 +37,8 @@ from compute.engines.base import EngineJobId
 from simulations.determinism import run_seeded
 from simulations.network.limits import TICK_S
 from simulations.network.timeline import Timeline
-from simulations.world.conduct import CONDUCTS, Conduct, Ending
-from simulations.world.engines import EVENTS_PER_JOB, ModelEngine
+from simulations.world.conduct import CONDUCTS, Conduct, Ending, conduct
+from simulations.world.engines import EVENTS_PER_JOB, Card, ModelEngine
 from simulations.world.hardware import offering
 from simulations.world.inline import inline
 from simulations.world.wording import is_garbage, prompt_text
@@ -238,6 +238,34 @@ def test_a_machine_that_slows_down_takes_as_many_times_longer() -> None:
     assert slow.end(1) == pytest.approx(3 * usual.end(1), abs=4 * TICK_S)
 
 
+def test_two_models_on_one_machine_share_its_time_while_both_work() -> None:
+    card, clock = Card(), [0.0]
+    text = ModelEngine(CARD, lambda: clock[0], card=card)
+    voice = ModelEngine(SPEECH, lambda: clock[0], card=card)
+    ended: dict[str, float] = {}
+
+    def run() -> None:
+        while (due := min(text.due_s(), voice.due_s())) != math.inf:
+            clock[0] = max(clock[0], due)
+            for name, engine in (("text", text), ("voice", voice)):
+                if engine.due_s() <= clock[0] + 1e-6:
+                    for _, event in engine.step():
+                        if isinstance(event, Finished):
+                            ended[name] = clock[0]
+
+    answer_s = 10 * CARD.pace.prompt_token_s + 249 * CARD.pace.step_s(1)
+    voice_s = 30_000 * SPEECH.pace.step_s(1)
+    text.submit(EngineJobId(1), chat(250, 10))
+    voice.submit(EngineJobId(1), speech(30_000))
+    run()
+    # Half the speed until the shorter one is done, then all of it.
+    assert voice_s < answer_s
+    assert ended["voice"] == pytest.approx(2 * voice_s, abs=0.01)
+    assert ended["text"] == pytest.approx(answer_s + voice_s, abs=0.01)
+    assert not text.working
+    assert not voice.working
+
+
 # --- conduct --------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +351,30 @@ def test_a_drawn_share_of_the_jobs_is_cheated() -> None:
     conduct = Conduct(ending=Ending.FAILS, odds=0.3, draw=random.Random(1).random)
     endings = [conduct.next_ending() for _ in range(1000)]
     assert 250 < endings.count(Ending.FAILS) < 350
+
+
+def test_a_scenario_changes_the_numbers_of_a_conduct() -> None:
+    made = conduct("fails", {"odds": 0.2, "ends_after": 1}, lambda: 0.1)
+    assert (made.ending, made.odds, made.ends_after) == (Ending.FAILS, 0.2, 1.0)
+    assert made.next_ending() is Ending.FAILS
+    assert conduct("honest", {"garbage": True, "ending": "stalls"}, lambda: 0.1).ending is Ending.STALLS
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("evil", {}, "no conduct 'evil'; there are honest, fake-capacity"),
+        ("honest", {"draw": 1}, "no option 'draw'"),
+        ("honest", {"odds": "often"}, "odds is a number"),
+        ("honest", {"odds": float("nan")}, "odds is a number"),
+        ("honest", {"garbage": 1}, "garbage is true or false"),
+        ("honest", {"ending": "happily"}, "happily"),
+        ("honest", {"haste": 0}, "above zero"),
+    ],
+)
+def test_options_that_no_conduct_has_are_refused_by_name(name: str, options: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        conduct(name, options, lambda: 0.0)
 
 
 # --- under the scheduler --------------------------------------------------------------------------------------------
