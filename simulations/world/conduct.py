@@ -80,8 +80,8 @@ _OPTIONS = {field.name: type(field.default) for field in fields(Conduct) if fiel
 
 
 def conduct(name: str, options: Mapping[str, Any], draw: Callable[[], float]) -> Conduct:
-    """The conduct of that name with ``options`` in place of its own numbers, as scenarios have them (``{"odds": 0.2}``).
-    ``draw`` decides, job by job, whether ``odds`` strike. Raises ``ValueError``."""
+    """The conduct of that name with ``options`` in place of its own numbers, as in ``{"odds": 0.2}``. ``draw`` decides,
+    job by job, whether ``odds`` strike. Raises ``ValueError``."""
     if name not in CONDUCTS:
         raise ValueError(f"there is no conduct {name!r}; there are {', '.join(CONDUCTS)}")
     changes: dict[str, Any] = {"draw": draw}
