@@ -46,6 +46,10 @@ LEAST_PIECE = 4
 LEAST_SEGMENT_MS = 2_000
 """The same of speech."""
 
+MOST_PIECE_S = 20.0
+"""On a slow machine pieces are smaller and more, so that none takes longer than this with all slots busy: a client gives
+up a job of which it hears nothing for two minutes, and a real engine is never so silent."""
+
 _EPSILON_S = 1e-6
 
 
@@ -242,6 +246,7 @@ class ModelEngine:
         ending = conduct.next_ending()
         ends_at = total if ending is Ending.FINISHES else max(1, math.ceil(total * conduct.ends_after))
         left_s = prompt * self.offering.pace.prompt_token_s / conduct.haste
+        piece = min(piece, max(1, int(MOST_PIECE_S * self.offering.units_per_s)))
         speech = isinstance(request, TranscribeRequest)
         return _Job(job, total, most, prompt, cut, speech, piece, ending, ends_at, left_s=left_s)
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import trio
@@ -38,7 +39,7 @@ from simulations.determinism import run_seeded
 from simulations.network.limits import TICK_S
 from simulations.network.timeline import Timeline
 from simulations.world.conduct import CONDUCTS, Conduct, Ending, conduct
-from simulations.world.engines import EVENTS_PER_JOB, Card, ModelEngine
+from simulations.world.engines import EVENTS_PER_JOB, MOST_PIECE_S, Card, ModelEngine
 from simulations.world.hardware import offering
 from simulations.world.inline import inline
 from simulations.world.wording import is_garbage, prompt_text
@@ -187,6 +188,18 @@ def test_segments_cover_a_recording_without_gap_or_overlap(durations: Sequence[i
         assert segments[-1].end_ms == duration_ms
         assert bench.usage(job) == Usage({Unit.AUDIO_MS: duration_ms})
         assert len(bench.events(job)) <= EVENTS_PER_JOB
+
+
+def test_a_slow_machine_is_not_silent_for_long() -> None:
+    slow = offering("cpu-server", "llama-3-70b")
+    bench = Bench.of(slow)
+    for job in range(slow.slots):
+        bench.submit(job, ChatRequest("llama-3-70b", chat(1000, 10).messages))
+    bench.run()
+    for job in range(slow.slots):
+        times = [at for at, _ in bench.told[job]]
+        assert max(b - a for a, b in pairwise(times)) < 1.6 * MOST_PIECE_S
+        assert bench.usage(job).get(Unit.COMPLETION) == 1000
 
 
 def test_an_answer_ends_at_its_limit_and_says_so() -> None:
