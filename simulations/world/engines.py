@@ -47,8 +47,8 @@ LEAST_SEGMENT_MS = 2_000
 """The same of speech."""
 
 MOST_PIECE_S = 20.0
-"""On a slow machine pieces are smaller and more, so that none takes longer than this with all slots busy: a client gives
-up a job of which it hears nothing for two minutes, and a real engine is never so silent."""
+"""On a slow machine pieces are smaller and more, so that none takes longer than this with all slots busy: a client
+gives up a job of which it hears nothing for two minutes, and a real engine is never so silent."""
 
 _EPSILON_S = 1e-6
 
