@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute import (
@@ -149,6 +149,7 @@ def test_prompts_are_read_one_after_the_other_while_decoding_waits() -> None:
     assert between == []
 
 
+@settings(max_examples=40)
 @given(
     answers=st.lists(st.integers(1, 1500), min_size=1, max_size=20),
     prompts=st.lists(st.integers(0, 3000), min_size=20, max_size=20),
@@ -176,6 +177,7 @@ def test_whatever_comes_when_everything_is_counted_exactly_once(answers, prompts
     assert bench.engine.slot_s >= bench.engine.busy_s > 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 600_000), min_size=1, max_size=16))
 def test_segments_cover_a_recording_without_gap_or_overlap(durations: Sequence[int]) -> None:
     bench = Bench.of(SPEECH)
