@@ -6,8 +6,9 @@ What its provider says and signs is production code's; these are lies that an en
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 
 class Ending(StrEnum):
@@ -61,6 +62,9 @@ class Conduct:
 
 HONEST = Conduct()
 
+_TOO_MUCH = 1_000_000
+"""No lie is larger than a million times the truth."""
+
 CONDUCTS: Mapping[str, Conduct] = {
     "honest": HONEST,
     "fake-capacity": Conduct(claimed_slots=8.0, claimed_speed=4.0),
@@ -71,3 +75,29 @@ CONDUCTS: Mapping[str, Conduct] = {
     "stalls": Conduct(ending=Ending.STALLS),
 }
 """By name, for scenarios."""
+
+_OPTIONS = {field.name: type(field.default) for field in fields(Conduct) if field.name != "draw"}
+
+
+def conduct(name: str, options: Mapping[str, Any], draw: Callable[[], float]) -> Conduct:
+    """The conduct of that name with ``options`` in place of its own numbers, as in ``{"odds": 0.2}``. ``draw`` decides,
+    job by job, whether ``odds`` strike. Raises ``ValueError``."""
+    if name not in CONDUCTS:
+        raise ValueError(f"there is no conduct {name!r}; there are {', '.join(CONDUCTS)}")
+    changes: dict[str, Any] = {"draw": draw}
+    for key, value in options.items():
+        kind = _OPTIONS.get(key)
+        if kind is None:
+            raise ValueError(f"a conduct has no option {key!r}; it has {', '.join(_OPTIONS)}")
+        if kind is Ending:
+            changes[key] = Ending(value)
+        elif kind is bool and type(value) is bool:
+            changes[key] = value
+        elif kind is float and type(value) in (int, float) and 0 <= value < _TOO_MUCH:
+            changes[key] = float(value)
+        else:
+            raise ValueError(f"{key} is {'true or false' if kind is bool else 'a number from 0 on'}, not {value!r}")
+    made = replace(CONDUCTS[name], **changes)
+    if not made.haste or not made.claimed_slots:
+        raise ValueError("haste and claimed_slots are above zero")
+    return made

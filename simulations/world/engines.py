@@ -46,6 +46,10 @@ LEAST_PIECE = 4
 LEAST_SEGMENT_MS = 2_000
 """The same of speech."""
 
+MOST_PIECE_S = 20.0
+"""On a slow machine pieces are smaller and more, so that none takes longer than this with all slots busy: a client
+gives up a job of which it hears nothing for two minutes, and a real engine is never so silent."""
+
 _EPSILON_S = 1e-6
 
 
@@ -72,8 +76,26 @@ class _Job:
     gone: bool = False
 
 
+class Card:
+    """One machine that serves several models, each with an engine: those that have work share its time equally."""
+
+    def __init__(self) -> None:
+        self._engines: list[ModelEngine] = []
+
+    def join(self, engine: ModelEngine) -> None:
+        """Another model is served here."""
+        self._engines.append(engine)
+
+    def changed(self) -> None:
+        """One of the engines has begun to work, or stopped."""
+        busy = max(1, sum(engine.working for engine in self._engines))
+        for engine in self._engines:
+            engine.share(busy)
+
+
 class ModelEngine:
-    """Serves one model as ``offering`` says. ``clock`` is virtual time in seconds; ``conduct`` is how it misbehaves."""
+    """Serves one model as ``offering`` says. ``clock`` is virtual time in seconds; ``conduct`` is how it misbehaves.
+    Engines of one machine are given one ``card``."""
 
     def __init__(
         self,
@@ -81,6 +103,7 @@ class ModelEngine:
         clock: Callable[[], float],
         *,
         conduct: Conduct = HONEST,
+        card: Card | None = None,
         events_per_job: int = EVENTS_PER_JOB,
     ) -> None:
         assert events_per_job >= 4, "a beginning, a first and a second piece, and an end"
@@ -97,8 +120,10 @@ class ModelEngine:
         """Time with at least one job."""
         self.slot_s = 0.0
         """The same, times the jobs there were."""
-        self.slowdown = 1.0
-        """How many times longer everything takes: a machine that its owner uses, or that throttles."""
+        self.working = False
+        """Whether it computes, as of the last call."""
+        self._slowdown, self._sharing, self._stretch = 1.0, 1, 1.0
+        """How many times longer everything takes: for itself, for other models' work, and together."""
         self._clock, self._pieces = clock, events_per_job - 3
         self._jobs: dict[EngineJobId, _Job] = {}
         self._outside: dict[EngineJobId, _Job] = {}
@@ -111,6 +136,9 @@ class ModelEngine:
         self._number = 0
         self._at_s = 0.0
         self._out: list[tuple[EngineJobId, Event | Exception]] = []
+        self._card = card
+        if card is not None:
+            card.join(self)
 
     # --- the engine's interface ------------------------------------------------------------------------------------
 
@@ -140,10 +168,12 @@ class ModelEngine:
             self._outside[job] = taken
         else:
             self._prompts[job] = taken
+        self._note_work()
 
     def step(self) -> list[tuple[EngineJobId, Event | Exception]]:
         """What has happened until now. Never waits."""
         self._advance()
+        self._note_work()
         out, self._out = self._out, []
         return out
 
@@ -152,7 +182,7 @@ class ModelEngine:
         if self._out:
             return self._at_s
         if self._prompts:
-            return self._at_s + next(iter(self._prompts.values())).left_s * self.slowdown
+            return self._at_s + next(iter(self._prompts.values())).left_s * self._stretch
         return self._next_piece_s()
 
     def cancel(self, job: EngineJobId) -> None:
@@ -161,6 +191,7 @@ class ModelEngine:
         if (known := self._jobs.get(job)) is not None:
             self._leave(known)
             self._out = [item for item in self._out if item[0] != job]
+        self._note_work()
 
     def close(self) -> None:
         """Drop all jobs."""
@@ -168,12 +199,33 @@ class ModelEngine:
         for job in list(self._jobs.values()):
             self._leave(job)
         self._out.clear()
+        self._note_work()
+
+    # --- the machine -----------------------------------------------------------------------------------------------
 
     def slow_down(self, factor: float) -> None:
-        """From now on everything takes ``factor`` times as long as it should; 1 is as it should be."""
+        """From now on everything takes ``factor`` times as long as it should, as on a machine that its owner uses or
+        that throttles; 1 is as it should be."""
+        self._slowdown = factor
+        self._restretch()
+
+    def share(self, engines: int) -> None:
+        """From now on so many engines of the machine work."""
+        if engines != self._sharing:
+            self._sharing = engines
+            self._restretch()
+
+    def _restretch(self) -> None:
         self._advance()
-        self.slowdown = factor
+        self._stretch = self._slowdown * self._sharing
         self.on_change()
+
+    def _note_work(self) -> None:
+        working = bool(self._prompts or self._batch)
+        if working is not self.working:
+            self.working = working
+            if self._card is not None:
+                self._card.changed()
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -194,6 +246,7 @@ class ModelEngine:
         ending = conduct.next_ending()
         ends_at = total if ending is Ending.FINISHES else max(1, math.ceil(total * conduct.ends_after))
         left_s = prompt * self.offering.pace.prompt_token_s / conduct.haste
+        piece = min(piece, max(1, int(MOST_PIECE_S * self.offering.units_per_s)))
         speech = isinstance(request, TranscribeRequest)
         return _Job(job, total, most, prompt, cut, speech, piece, ending, ends_at, left_s=left_s)
 
@@ -216,9 +269,9 @@ class ModelEngine:
         while True:
             if self._prompts:
                 job = next(iter(self._prompts.values()))
-                until = self._at_s + job.left_s * self.slowdown
+                until = self._at_s + job.left_s * self._stretch
                 if until > now + _EPSILON_S:
-                    job.left_s -= max(0.0, now - self._at_s) / self.slowdown
+                    job.left_s -= max(0.0, now - self._at_s) / self._stretch
                     self._pass(now)
                     return
                 self._pass(until)
@@ -243,7 +296,7 @@ class ModelEngine:
         self._at_s = max(self._at_s, until)
 
     def _step_s(self) -> float:
-        return self.offering.pace.step_s(self._batch) * self.slowdown / self.conduct.haste
+        return self.offering.pace.step_s(self._batch) * self._stretch / self.conduct.haste
 
     def _next_piece_s(self) -> float:
         due = self._due

@@ -7,10 +7,11 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute import (
@@ -37,8 +38,8 @@ from compute.engines.base import EngineJobId
 from simulations.determinism import run_seeded
 from simulations.network.limits import TICK_S
 from simulations.network.timeline import Timeline
-from simulations.world.conduct import CONDUCTS, Conduct, Ending
-from simulations.world.engines import EVENTS_PER_JOB, ModelEngine
+from simulations.world.conduct import CONDUCTS, Conduct, Ending, conduct
+from simulations.world.engines import EVENTS_PER_JOB, MOST_PIECE_S, Card, ModelEngine
 from simulations.world.hardware import offering
 from simulations.world.inline import inline
 from simulations.world.wording import is_garbage, prompt_text
@@ -148,6 +149,7 @@ def test_prompts_are_read_one_after_the_other_while_decoding_waits() -> None:
     assert between == []
 
 
+@settings(max_examples=40)
 @given(
     answers=st.lists(st.integers(1, 1500), min_size=1, max_size=20),
     prompts=st.lists(st.integers(0, 3000), min_size=20, max_size=20),
@@ -165,7 +167,7 @@ def test_whatever_comes_when_everything_is_counted_exactly_once(answers, prompts
         prompt = math.ceil(len(prompt_text(prompts[job], answer)) / 4)
         assert bench.usage(job).to_wire() == {"prompt": prompt, "completion": answer}
         events = bench.events(job)
-        assert len(events) <= events_per_job
+        assert len(events) <= events_per_job + answer // int(MOST_PIECE_S * CARD.units_per_s)
         assert [type(event) for event in (events[0], events[-1])] == [Started, Finished]
         assert len("".join(e.text for e in events if isinstance(e, TextDelta))) == 4 * answer
         times = [at for at, _ in bench.told[job]]
@@ -175,6 +177,7 @@ def test_whatever_comes_when_everything_is_counted_exactly_once(answers, prompts
     assert bench.engine.slot_s >= bench.engine.busy_s > 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 600_000), min_size=1, max_size=16))
 def test_segments_cover_a_recording_without_gap_or_overlap(durations: Sequence[int]) -> None:
     bench = Bench.of(SPEECH)
@@ -187,6 +190,18 @@ def test_segments_cover_a_recording_without_gap_or_overlap(durations: Sequence[i
         assert segments[-1].end_ms == duration_ms
         assert bench.usage(job) == Usage({Unit.AUDIO_MS: duration_ms})
         assert len(bench.events(job)) <= EVENTS_PER_JOB
+
+
+def test_a_slow_machine_is_not_silent_for_long() -> None:
+    slow = offering("cpu-server", "llama-3-70b")
+    bench = Bench.of(slow)
+    for job in range(slow.slots):
+        bench.submit(job, ChatRequest("llama-3-70b", chat(1000, 10).messages))
+    bench.run()
+    for job in range(slow.slots):
+        times = [at for at, _ in bench.told[job]]
+        assert max(b - a for a, b in pairwise(times)) < 1.6 * MOST_PIECE_S
+        assert bench.usage(job).get(Unit.COMPLETION) == 1000
 
 
 def test_an_answer_ends_at_its_limit_and_says_so() -> None:
@@ -236,6 +251,34 @@ def test_a_machine_that_slows_down_takes_as_many_times_longer() -> None:
     usual.submit(1, chat(100))
     usual.run()
     assert slow.end(1) == pytest.approx(3 * usual.end(1), abs=4 * TICK_S)
+
+
+def test_two_models_on_one_machine_share_its_time_while_both_work() -> None:
+    card, clock = Card(), [0.0]
+    text = ModelEngine(CARD, lambda: clock[0], card=card)
+    voice = ModelEngine(SPEECH, lambda: clock[0], card=card)
+    ended: dict[str, float] = {}
+
+    def run() -> None:
+        while (due := min(text.due_s(), voice.due_s())) != math.inf:
+            clock[0] = max(clock[0], due)
+            for name, engine in (("text", text), ("voice", voice)):
+                if engine.due_s() <= clock[0] + 1e-6:
+                    for _, event in engine.step():
+                        if isinstance(event, Finished):
+                            ended[name] = clock[0]
+
+    answer_s = 10 * CARD.pace.prompt_token_s + 249 * CARD.pace.step_s(1)
+    voice_s = 30_000 * SPEECH.pace.step_s(1)
+    text.submit(EngineJobId(1), chat(250, 10))
+    voice.submit(EngineJobId(1), speech(30_000))
+    run()
+    # Half the speed until the shorter one is done, then all of it.
+    assert voice_s < answer_s
+    assert ended["voice"] == pytest.approx(2 * voice_s, abs=0.01)
+    assert ended["text"] == pytest.approx(answer_s + voice_s, abs=0.01)
+    assert not text.working
+    assert not voice.working
 
 
 # --- conduct --------------------------------------------------------------------------------------------------------
@@ -323,6 +366,30 @@ def test_a_drawn_share_of_the_jobs_is_cheated() -> None:
     conduct = Conduct(ending=Ending.FAILS, odds=0.3, draw=random.Random(1).random)
     endings = [conduct.next_ending() for _ in range(1000)]
     assert 250 < endings.count(Ending.FAILS) < 350
+
+
+def test_a_scenario_changes_the_numbers_of_a_conduct() -> None:
+    made = conduct("fails", {"odds": 0.2, "ends_after": 1}, lambda: 0.1)
+    assert (made.ending, made.odds, made.ends_after) == (Ending.FAILS, 0.2, 1.0)
+    assert made.next_ending() is Ending.FAILS
+    assert conduct("honest", {"garbage": True, "ending": "stalls"}, lambda: 0.1).ending is Ending.STALLS
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("evil", {}, "no conduct 'evil'; there are honest, fake-capacity"),
+        ("honest", {"draw": 1}, "no option 'draw'"),
+        ("honest", {"odds": "often"}, "odds is a number"),
+        ("honest", {"odds": float("nan")}, "odds is a number"),
+        ("honest", {"garbage": 1}, "garbage is true or false"),
+        ("honest", {"ending": "happily"}, "happily"),
+        ("honest", {"haste": 0}, "above zero"),
+    ],
+)
+def test_options_that_no_conduct_has_are_refused_by_name(name: str, options: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        conduct(name, options, lambda: 0.0)
 
 
 # --- under the scheduler --------------------------------------------------------------------------------------------
