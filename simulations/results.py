@@ -84,6 +84,12 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paid_nanoton: int = 0
     value_nanoton: int = 0
     """What the answer is worth to its user, which nobody else knows."""
+    wanted: int = 0
+    """Units of the whole answer."""
+    value_per_million: int = 0
+    """What a million units are worth to its user."""
+    value_of_time: int = 0
+    """nanoTON that a second less is worth to him."""
     error: str = ""
 
 

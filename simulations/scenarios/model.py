@@ -56,6 +56,8 @@ class ProviderGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
     hardware: str = "rtx-4090"
     """A class of :mod:`simulations.world.hardware`."""
+    slots: int | None = None
+    """Jobs at once, where the owner allows fewer than the class can do."""
     models: tuple[str, ...] = ("llama-3-8b",)
     tasks: tuple[str, ...] = ("chat",)
     floor: float = 1.0

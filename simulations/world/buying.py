@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import trio
 
-from compute.tasks import Request, Segment, Task, TextDelta
-from compute.usage import Unit
+from compute.tasks import EmbedRequest, Request, Segment, Task, TextDelta, TranscribeRequest
+from compute.usage import UNITS_PER_PRICE, Unit
 from overlay.errors import Busy, CocoonError, NoProvider, UnknownModel
 from overlay.market.selection import MAIN_UNIT
 from overlay.node.client import ClientNode
 from simulations.results import Job
+from simulations.world.wording import read_prompt
 from transport.identity import PeerId
 
 RETRY_S = (1.5, 4.5)
@@ -34,15 +35,30 @@ class Order:
     tries: int = 1
     units: int = 0
     paid_nanoton: int = 0
-    value_nanoton: int = 0
+    wanted: int = 0
+    value_per_million: int = 0
+    value_of_time: int = 0
     error: str = ""
+
+    @property
+    def value_nanoton(self) -> int:
+        """What was delivered is worth that."""
+        return self.value_per_million * self.units // UNITS_PER_PRICE
 
     def row(self, provider: int | None) -> Job:
         """For the result, with the provider's number."""
         return Job(
             self.client, self.group, self.task.value, self.asked_at_s, self.outcome, provider, self.first_token_at_s,
-            self.ended_at_s, self.tries, self.units, self.paid_nanoton, self.value_nanoton, self.error,
+            self.ended_at_s, self.tries, self.units, self.paid_nanoton, self.value_nanoton, self.wanted,
+            self.value_per_million, self.value_of_time, self.error,
         )  # fmt: skip
+
+
+def wanted_units(request: Request) -> int:
+    """How long the whole answer is, in the main unit."""
+    if isinstance(request, TranscribeRequest):
+        return request.duration_ms
+    return 0 if isinstance(request, EmbedRequest) else read_prompt(request)[1]
 
 
 async def buy(node: ClientNode, request: Request, order: Order, *, retries: int, rng: random.Random) -> None:

@@ -6,6 +6,7 @@ what a provider costs.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections import Counter
@@ -17,7 +18,6 @@ import msgspec
 import trio
 
 from compute.tasks import Task
-from compute.usage import UNITS_PER_PRICE
 from overlay.config import Config, PriceSection, load_config
 from overlay.events import NodeEvent
 from overlay.market.selection import MAIN_UNIT
@@ -30,7 +30,7 @@ from simulations.results import Happening
 from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scenario
 from simulations.world import attackers, faults, hardware
 from simulations.world import demand as demands
-from simulations.world.buying import Order, buy
+from simulations.world.buying import Order, buy, wanted_units
 from simulations.world.chain import SimulatedChain
 from simulations.world.engines import ModelEngine
 from simulations.world.machine import Surroundings, VirtualMachine
@@ -123,7 +123,7 @@ class World:
     def _add_provider(self, group: ProviderGroup, draw: random.Random) -> ProviderPeer:
         number = len(self.providers)
         machine = self._machine(f"provider {number}", group, PROVIDER_FUNDS_NANOTON)
-        sold = [hardware.offering(group.hardware, model) for model in group.models]
+        sold = [hardware.offering(group.hardware, model, group.slots) for model in group.models]
         above = group.floor * math.exp(draw.gauss(0.0, group.floor_sigma))
         behaviour = attackers.PROVIDERS[group.behaviour](group.options)
         config = behaviour.config(provider_config(group, sold, above))
@@ -207,10 +207,12 @@ class World:
             if number:
                 await trio.sleep(demands.pause_s(demand, draw))
             request = demands.request(demand, draw)
-            order = Order(client.number, client.group, request.task, trio.current_time())
+            order = Order(
+                client.number, client.group, request.task, trio.current_time(), wanted=wanted_units(request),
+                value_per_million=client.value_nanoton, value_of_time=client.value_of_time_nanoton_per_s,
+            )  # fmt: skip
             self.orders.append(order)
             await buy(node, request, order, retries=demand.retries, rng=draw)
-            order.value_nanoton = client.value_nanoton * order.units // UNITS_PER_PRICE
             self.on_order(order)
 
     # --- seen from above ----------------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def client_config(group: ClientGroup, value: int, hurry: int) -> Config:
 
 
 def _config(changes: dict[str, Any], overrides: Sequence[str]) -> Config:
-    texts = [f"{key}={msgspec.toml.encode({'v': value}).decode()[4:].strip()}" for key, value in changes.items()]
+    texts = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     return load_config(None, overrides=[*overrides, *texts], environ={})
 
 
