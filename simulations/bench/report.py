@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from simulations.commit import commit
 
 if TYPE_CHECKING:
     from overlay.cli.output import Output
@@ -75,7 +76,7 @@ def document(bench: str, rows: Sequence[Row]) -> dict[str, Any]:
         plain = asdict(item)
         plain.update(plain.pop("extra"))
         flat.append(plain)
-    return {"bench": bench, "commit": _commit(), "machine": machine(), "rows": flat}
+    return {"bench": bench, "commit": commit(), "machine": machine(), "rows": flat}
 
 
 def show(report: dict[str, Any], output: Output) -> None:
@@ -118,19 +119,3 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The commit measured, with `+` when the tree had changes; empty outside a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        head = _git(here, "rev-parse", "--short", "HEAD")
-        dirty = _git(here, "status", "--porcelain", "-uno")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+" if dirty else "")
-
-
-def _git(where: Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, check=True).stdout.strip()

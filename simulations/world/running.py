@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import time
 from collections.abc import Callable
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import trio
 
+from simulations.commit import commit
 from simulations.determinism import EventLog, frozen_heap, run_seeded
 from simulations.results import RunResult, Sample, Violation
 from simulations.scenarios.model import Scenario
@@ -128,18 +127,4 @@ async def _live(
         return world, reached_s, violations, stopped
 
 
-@cache
-def commit() -> str:
-    """The program's commit, with ``+`` when files differ from it; ``unknown`` where there is no repository."""
-    here = Path(__file__).parent
-    try:
-        name = subprocess.run(  # fixed words
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],  # noqa: S607
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return name.stdout.strip() or "unknown"
-
-
-__all__ = ["Tape", "commit", "run"]
+__all__ = ["Tape", "run"]
