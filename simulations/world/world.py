@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ from simulations.world import attackers, faults, hardware
 from simulations.world import demand as demands
 from simulations.world.buying import Order, buy, wanted_units
 from simulations.world.chain import SimulatedChain
-from simulations.world.engines import ModelEngine
+from simulations.world.engines import Card, ModelEngine
 from simulations.world.machine import Surroundings, VirtualMachine
 from simulations.world.nodes import ClientPeer, Peer, ProviderPeer
 from transport.host import background
@@ -131,7 +132,7 @@ class World:
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
             hardware=group.hardware, sold=sold,
             does=behaviour,
-            engines=lambda: [ModelEngine(offer, trio.current_time, conduct=behaviour.conduct()) for offer in sold],
+            engines=partial(_engines, sold, behaviour),
         )  # fmt: skip
         self.providers.append(peer)
         self.numbers[peer.peer_id] = number
@@ -227,6 +228,12 @@ class World:
         for peer in peers:
             if peer.host is not None:
                 peer.host.alive = False
+
+
+def _engines(sold: Sequence[hardware.Offering], does: attackers.ProviderBehaviour) -> Sequence[ModelEngine]:
+    """One machine's engines, fresh; they share its card."""
+    card = Card()
+    return [ModelEngine(offer, trio.current_time, conduct=does.conduct(), card=card) for offer in sold]
 
 
 def provider_config(group: ProviderGroup, sold: Sequence[hardware.Offering], above: float) -> Config:
