@@ -17,7 +17,7 @@ from compute.tasks import ChatRequest, CompletionRequest, Request, Task
 from compute.usage import Prices, Unit, Usage
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
-from overlay.errors import NoProvider, ProviderGone, TooExpensive, UnknownModel
+from overlay.errors import CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
 from overlay.market import (
     Agreement,
@@ -60,6 +60,12 @@ MORE_OFFERS_S = 0.4
 LATER_OFFERS_S = 0.5
 """A client that has been up for a while knows the market: who is not there yet will not be in a moment."""
 
+RESHOP_WAIT_MS = 1_000
+"""A provider that announces a longer queue than this is compared with others before the next job."""
+
+RESHOP_S = 5.0
+"""… at most this often: a busy market is busy everywhere, and asking costs messages."""
+
 MAX_DEALS = 256
 """Standing agreements kept: (task, model) pairs a client really uses."""
 
@@ -76,6 +82,8 @@ class Deal:
     ends_at: float
     """When no job should start under it any more, by trio's clock."""
     renew_at: float
+    shopped_at: float
+    """When others were last asked for quotes."""
     renewing: bool = False
 
 
@@ -105,7 +113,9 @@ class Deals:
         """
         key = (request.task, request.model)
         deal = self._usable(key)
-        if deal is None:
+        if deal is not None and self._queues(deal):
+            deal = await self._reshop(key, request, deal)
+        elif deal is None:
             if len(self._locks) > MAX_DEALS:
                 self._locks = {k: lock for k, lock in self._locks.items() if lock.locked()}
             async with self._locks.setdefault(key, trio.Lock()):
@@ -141,6 +151,31 @@ class Deals:
             raise _too_dear(want.model, error.best, self._policy().max_prices) from error
         return [(offer, want.model) for offer in found]
 
+    # ---- leaving one for a better one ----
+
+    def _queues(self, deal: Deal) -> bool:
+        """Whether the provider announces that a job would wait: an offer that was the best may not be any more."""
+        if trio.current_time() < deal.shopped_at + RESHOP_S:
+            return False
+        body = deal.agreement.body
+        record = self.directory.index.get(body.provider, self.clock())
+        waits = (
+            [o.queue_wait_ms for o in record.offers if (o.task, o.model) == (body.task, body.model)] if record else []
+        )
+        return any(wait_ms > RESHOP_WAIT_MS for wait_ms in waits)
+
+    async def _reshop(self, key: tuple[Task, str], request: Request, deal: Deal) -> Deal:
+        """Ask around again, the provider that we have included; keep what we have when nobody does better."""
+        async with self._locks.setdefault(key, trio.Lock()):
+            other = self._usable(key)
+            if other is not None and other is not deal:
+                return other
+            deal.shopped_at = trio.current_time()
+            try:
+                return await self._make(key, request)
+            except CocoonError:
+                return deal
+
     # ---- making one ----
 
     def _usable(self, key: tuple[Task, str]) -> Deal | None:
@@ -173,7 +208,7 @@ class Deals:
         asks = next((offer for peer, _, offer in rows if peer == body.provider), None)
         ask = body.prices if asks is None else Prices.from_wire(dict(asks.prices))
         # A second of margin at the end: the provider's clock decides whether a job is admitted.
-        deal = Deal(agreement, link, ask, now + lasts_s - 1.0, now + lasts_s * (1 - RENEW_AT))
+        deal = Deal(agreement, link, ask, now + lasts_s - 1.0, now + lasts_s * (1 - RENEW_AT), now)
         if len(self._deals) >= MAX_DEALS:
             self._deals.pop(next(iter(self._deals)))
         self._deals[key] = deal
