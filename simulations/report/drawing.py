@@ -43,7 +43,7 @@ SERIES = (BLUE, ORANGE, TEAL, PURPLE, RED, GREY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 """Beside colours: a series is told from others without seeing them."""
 
-WIDTH_IN = 6.0
+WIDTH_IN = 5.4
 _PNG_DPI = 160
 _STYLE: Any = {
     "font.size": 11.0,
@@ -69,9 +69,9 @@ _STYLE: Any = {
     "ytick.labelsize": 10.0,
     "figure.facecolor": SURFACE,
     "legend.frameon": False,
-    "legend.fontsize": 10.0,
+    "legend.fontsize": 9.5,
     "legend.handlelength": 1.6,
-    "legend.columnspacing": 1.2,
+    "legend.columnspacing": 1.0,
     "lines.linewidth": 1.6,
     "hatch.color": GRID,
     "svg.fonttype": "none",
@@ -229,6 +229,11 @@ def steps(axes: Axes, parts: Sequence[Rate], bottom: Floats, colour: str, name: 
     lower, upper = (np.append(line, line[-1:]) for line in (bottom, top))
     axes.fill_between(edges, lower, upper, step="post", color=colour, linewidth=0, label=name)
     return top
+
+
+def from_zero(axes: Axes) -> None:
+    """Quantities whose height says how much: from zero, with air above."""
+    axes.set_ylim(0, 1.1 * max(axes.dataLim.ymax, 0.0) or 1.0)
 
 
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)

@@ -20,6 +20,7 @@ from simulations.report.drawing import (
     SERIES,
     TEAL,
     Chart,
+    from_zero,
     label,
     legend,
     logarithmic,
@@ -150,7 +151,7 @@ def outcomes(result: RunResult, frame: Frame) -> Chart | None:
         top = np.zeros(len(ended[0]))
         for (name, colour), kind in zip(_OUTCOMES, ended, strict=True):
             top = steps(axes, [Rate(part.from_s, part.to_s, 60 * part.per_s) for part in kind], top, colour, name)
-        axes.set_ylim(0, 1.12 * float(top.max(initial=0.0)) or 1.0)
+        from_zero(axes)
         axes.set_ylabel("jobs a minute")
         legend(axes, 4)
         time_axis(axes, result, frame.horizon_s)
@@ -159,8 +160,8 @@ def outcomes(result: RunResult, frame: Frame) -> Chart | None:
     last = result.samples[-1]
     words = (
         f"Of {plural(last.asked, 'job')}, {count(last.done)} were done ({share(last.done / last.asked)}), "
-        f"{count(last.recovered)} of them with another provider than the first; {count(last.failed)} failed, "
-        f"{count(last.refused)} were refused."
+        f"{count(last.recovered)} of them with another provider than the first; failed: {count(last.failed)}, "
+        f"refused: {count(last.refused)}."
     )
     ended = _ended(result, limits.TABLE_BINS)
     rows = tuple(
@@ -197,7 +198,8 @@ def outcome_table(result: RunResult) -> Table:
     kinds = ("asked", "done", "recovered", "failed", "refused", "running")
     lines = [(task, by_task[task]) for task in names] + ([("all", total)] if len(by_task) > 1 else [])
     rows = tuple((name, *(count(counted[kind]) for kind in kinds)) for name, counted in lines)
-    return Table(("task", "asked", "done", "of them recovered", "failed", "refused", "still running"), rows)
+    note = "Recovered: done, but not with the first provider that was tried. Running: when the run ended."
+    return Table(("task", *kinds), rows, note)
 
 
 def error_table(result: RunResult) -> Table:

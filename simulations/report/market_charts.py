@@ -10,7 +10,20 @@ import numpy as np
 
 from simulations.report import limits
 from simulations.report.bins import Band, Floats, band, line
-from simulations.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, SURFACE, TEAL, Chart, label, legend, time_axis
+from simulations.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    SURFACE,
+    TEAL,
+    Chart,
+    from_zero,
+    label,
+    legend,
+    time_axis,
+)
 from simulations.report.formats import clock, money, number, share
 from simulations.report.frame import Frame, MarketKey, main_unit
 from simulations.report.tables import Table
@@ -79,7 +92,7 @@ def price(result: RunResult, frame: Frame, key: MarketKey) -> Chart | None:
         )
         above.plot(asked.at_s, asked.middle / _TON, color=BLUE, label="asked, median")
         above.plot(paid.at_s, paid.middle / _TON, color=ORANGE, linestyle="--", label="paid, mean")
-        above.set_ylim(bottom=0)
+        from_zero(above)
         above.set_ylabel(f"TON per million\n{main_unit(task)}")
         legend(above, 3)
         busy, waiting = series.load(limits.CHART_BINS)

@@ -128,6 +128,8 @@ def _difference(one: Measure, other: Measure) -> str:
     if one.value is None or other.value is None:
         return NONE
     text = one.text(other.value - one.value)
+    if one.text is share:
+        text = text.replace("%", "points")
     return f"+{text}" if other.value > one.value else text
 
 

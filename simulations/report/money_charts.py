@@ -10,7 +10,20 @@ import numpy as np
 
 from simulations.report import limits
 from simulations.report.bins import Band, line, quantile
-from simulations.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, RED, TEAL, Chart, label, legend, time_axis
+from simulations.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    TEAL,
+    Chart,
+    from_zero,
+    label,
+    legend,
+    time_axis,
+)
 from simulations.report.formats import clock, count, money, number, plural, share
 from simulations.report.frame import Frame, hardware_class
 from simulations.report.tables import Table
@@ -103,7 +116,7 @@ def earnings_chart(result: RunResult, frame: Frame) -> Chart | None:
         axes.set_yticks(range(len(frame.hardware)), [label(name) for name in frame.hardware])
         axes.set_ylim(len(frame.hardware) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("TON an hour of one provider; the thin line: profits of the middle 80 %")
+        axes.set_xlabel("TON an hour of one provider")
         legend(axes, 3)
         return [axes]
 
@@ -111,6 +124,7 @@ def earnings_chart(result: RunResult, frame: Frame) -> Chart | None:
     worst = min(classes.values(), key=lambda one: one.profit)
     words = f"A provider of the class {best.name} had {money(best.profit)} of profit an hour"
     words += f"; {worst.name} had {money(worst.profit)}." if worst is not best else "."
+    words += " The thin line spans the profits of the middle 80 % of a class."
     rows = tuple(
         (
             one.name, count(one.providers), number(one.hours), count(one.jobs), share(one.busy),
@@ -153,7 +167,7 @@ def risk(result: RunResult, frame: Frame) -> Chart | None:
         ):
             axes.fill_between(part.at_s, part.low / _TON, part.high / _TON, color=colour, alpha=0.2, linewidth=0)
             axes.plot(part.at_s, part.middle / _TON, color=colour, label=name)
-            axes.set_ylim(bottom=0)
+            from_zero(axes)
             axes.set_ylabel("TON")
             legend(axes, 1)
             time_axis(axes, result, frame.horizon_s, numbered=axes is panels[0])
@@ -202,8 +216,8 @@ def attackers(result: RunResult, frame: Frame) -> Chart | None:
             axes.barh(rows, [amount / _TON for amount in amounts], height=0.34, color=colour, label=name)
             for at, amount in zip(rows, amounts, strict=True):
                 axes.annotate(
-                    money(amount), (max(0.0, amount / _TON), at), xytext=(4, 0), textcoords="offset points", va="center",
-                    fontsize=10,
+                    money(amount), (max(0.0, amount / _TON), at), xytext=(4, 0), textcoords="offset points",
+                    va="center", fontsize=10,
                 )  # fmt: skip
         axes.margins(x=0.3)
         axes.axvline(0, color=INK, linewidth=0.8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulations.report import limits
 from simulations.report.bins import Rate, line, rates
-from simulations.report.drawing import BLUE, ORANGE, PURPLE, TEAL, Chart, label, legend, steps, time_axis
+from simulations.report.drawing import BLUE, ORANGE, PURPLE, TEAL, Chart, from_zero, label, legend, steps, time_axis
 from simulations.report.formats import clock, count, number, plural, share, size
 from simulations.report.frame import Frame
 from simulations.report.tables import Table
@@ -105,7 +105,7 @@ def swarm(result: RunResult, frame: Frame) -> Chart | None:
         below.set_ylabel("messages a s")
         legend(above, 3)
         for axes in (above, below):
-            axes.set_ylim(bottom=0)
+            from_zero(axes)
             time_axis(axes, result, frame.horizon_s, numbered=axes is above)
         return [above, below]
 

@@ -62,8 +62,10 @@ def report_page(result: RunResult, *, compare: RunResult | None = None) -> str:
     with style():
         drawn = {heading: _charts(runs, frame, makers) for heading, makers in sections(frame).items()}
     blocks: dict[str, list[Element]] = {
-        "Differences": [table_element(differences(result, compare, frame), "B against A")] if compare else [],
-        "Expectations": _tables(runs, lambda run: mark_table(run), "Expectations", "The scenario expects nothing."),
+        "Differences": [element("div", table_element(differences(result, compare, frame), "B against A"), class_="box")]
+        if compare
+        else [],
+        "Expectations": _tables(runs, lambda run: mark_table(run), "What the scenario expects", "It expects nothing."),
         **drawn,
     }
     for table, caption in (
@@ -132,18 +134,17 @@ def _header(runs: Sequence[_Run], frame: Frame, title: str) -> Element:
         "header",
         element("p", "Simulated run" if len(runs) == 1 else "Two simulated runs", class_="meta"),
         element("h1", title),
-        *(
-            _about(run)
-            for run in runs
-            if run.result.about and (run is runs[0] or run.result.about != runs[0].result.about)
-        ),
+        *_about(runs),
         element("div", *(_summary(run, frame) for run in runs), class_="runs two" if len(runs) > 1 else "runs"),
     )
 
 
-def _about(run: _Run) -> Element:
-    words = clean(run.result.about.strip(), limits.ABOUT_CHARACTERS)
-    return element("p", run.badge(), words, class_="about")
+def _about(runs: Sequence[_Run]) -> list[Element]:
+    """The scenarios' words; once, when two runs are of one scenario."""
+    words = [clean(run.result.about.strip(), limits.ABOUT_CHARACTERS) for run in runs]
+    if len(set(words)) == 1:
+        return [element("p", words[0], class_="about")] if words[0] else []
+    return [element("p", run.badge(), text, class_="about") for run, text in zip(runs, words, strict=True) if text]
 
 
 def _summary(run: _Run, frame: Frame) -> Element:
@@ -195,7 +196,7 @@ def _charts(runs: Sequence[_Run], frame: Frame, makers: Sequence[Maker]) -> list
             else:
                 name = run.id(chart.id)
                 made.append(_chart(run, chart, svg(figure, f"{name}-", f"{name}-title {name}-text")))
-    return [element("div", *made, class_="charts")] if made else []
+    return [element("div", *made, class_="charts" if len(runs) > 1 else "flow")] if made else []
 
 
 def _chart(run: _Run, chart: Chart, picture: Element) -> Element:

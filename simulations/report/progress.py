@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import deque
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from simulations.report import limits
 from simulations.report.formats import NONE, clock, count, money, number, plural, share
 from simulations.report.markup import clean
 from simulations.results import Market, Sample
@@ -90,36 +91,42 @@ class Progress:
     def _picture(self, sample: Sample, wall_s: float) -> Group:
         speed = self._speed()
         left_s = (self._duration_s - sample.at_s) / speed if speed else None
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(self._title, style="bold"),
-            ProgressBar(total=max(self._duration_s, 1e-9), completed=sample.at_s, width=24, pulse=False),
+        where = _row(
+            ProgressBar(total=max(self._duration_s, 1e-9), completed=sample.at_s, width=20, pulse=False),
             Text(f"{clock(sample.at_s)} of {clock(self._duration_s)}"),
             Text(_times(speed), style="cyan"),
             Text(
                 f"{clock(round(wall_s))} passed, {NONE if left_s is None else clock(round(left_s))} left", style="dim"
             ),
         )
-        jobs = Table.grid(padding=(0, 2))
-        jobs.add_row(
+        jobs = _row(
             Text(plural(sample.asked, "job")),
             Text(f"{count(sample.done)} done", style="green"),
             Text(f"{count(sample.recovered)} recovered", style="magenta"),
             Text(f"{count(sample.failed)} failed", style="bold red" if sample.failed else "dim"),
             Text(f"{count(sample.refused)} refused", style="yellow" if sample.refused else "dim"),
-            Text(
-                f"{plural(sample.providers_up, 'provider')} and {plural(sample.clients_up, 'client')} up", style="dim"
-            ),
         )
-        return Group(head, jobs, _markets(sample))
+        up = f"{plural(sample.providers_up, 'provider')} and {plural(sample.clients_up, 'client')} up"
+        return Group(Text(self._title, style="bold"), where, jobs, Text(up, style="dim"), _markets(sample))
+
+
+def _row(*cells: RenderableType) -> Table:
+    """One line: what does not fit is cut, not broken."""
+    row = Table.grid(padding=(0, 2))
+    for _ in cells:
+        row.add_column(no_wrap=True, overflow="ellipsis")
+    row.add_row(*cells)
+    return row
 
 
 def _markets(sample: Sample) -> Table:
     table = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        table.add_column(no_wrap=True, overflow="ellipsis")
     for market in sorted(sample.markets, key=lambda market: -market.slots)[:_MARKETS]:
         table.add_row(
-            Text(f"{clean(market.task)} · {clean(market.model)}"),
-            Text(f"{money(_price(market))} per million"),
+            Text(clean(f"{market.task} · {market.model}", limits.LABEL_CHARACTERS)),
+            Text(f"{money(_price(market))}/M"),
             ProgressBar(total=1.0, completed=market.utilisation, width=12, pulse=False),
             Text(f"{share(market.utilisation)} busy"),
             Text(f"{count(market.waiting)} waiting", style="yellow" if market.waiting else "dim"),
