@@ -91,6 +91,9 @@ def wait_over_time(result: RunResult, frame: Frame) -> Chart | None:
     if not jobs:
         return None
     bins = _waits_over_time(jobs, result.virtual_s, limits.RATE_BINS)
+    known = [part for part in bins if part.number]
+    if not known:
+        return None
 
     def draw(figure: FigureBase) -> list[Axes]:
         axes = figure.subplots()
@@ -109,7 +112,6 @@ def wait_over_time(result: RunResult, frame: Frame) -> Chart | None:
         time_axis(axes, result, frame.horizon_s)
         return [axes]
 
-    known = [part for part in bins if part.number]
     worst = max(known, key=lambda part: part.p95)
     words = (
         f"The slowest stretch was {clock(worst.from_s)} to {clock(worst.to_s)}: of {plural(worst.number, 'job')}, half "

@@ -174,7 +174,7 @@ def _summary(run: _Run, frame: Frame) -> Element:
         ),
         element(
             "dl",
-            *(element("div", element("dt", one.name), element("dd", str(one))) for one in known),
+            *(element("div", element("dt", clean(one.name, 80)), element("dd", str(one))) for one in known),
             class_="figures",
         )
         if known

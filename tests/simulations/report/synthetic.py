@@ -6,7 +6,15 @@ import math
 import random
 
 from simulations.results import (
-    Attacker, Happening, Job, Market, Mark, Provider, RunResult, Sample, Traffic,
+    Attacker,
+    Happening,
+    Job,
+    Mark,
+    Market,
+    Provider,
+    RunResult,
+    Sample,
+    Traffic,
 )  # fmt: skip
 
 HARDWARE = {"rtx-4090": (4, 90.0), "rtx-3060": (2, 40.0), "h100": (16, 110.0), "cpu": (1, 8.0)}
@@ -31,8 +39,8 @@ def synthetic(
         complete=True,
         digest=f"{rng.getrandbits(256):064x}",
         events=jobs * 40,
-        about="A thousand people read the same news and all ask at once. The price has to rise until those who can wait "
-        "do, and to fall again when they are gone.",
+        about="A thousand people read the same news and all ask at once. The price has to rise until those who can "
+        "wait do, and to fall again when they are gone.",
         wall_s=duration_s / 11.3,
         cpu_s=duration_s / 12.0,
         rss_mib=412.5,
@@ -81,8 +89,8 @@ def _providers(rng: random.Random, number: int, duration_s: float) -> tuple[Prov
         made.append(
             Provider(
                 at, "home", hardware, "sybil-cornering" if at % 12 == 11 else "honest", slots, speed, earned,
-                round(earned * rng.uniform(0.4, 0.9 if hardware != "cpu" else 1.4)), 6_000_000, round(busy_s / 4), at % 3,
-                busy_s, up_s,
+                round(earned * rng.uniform(0.4, 0.9 if hardware != "cpu" else 1.4)), 6_000_000, round(busy_s / 4),
+                at % 3, busy_s, up_s,
             )
         )  # fmt: skip
     return tuple(made)
@@ -115,7 +123,7 @@ def _samples(
 ) -> tuple[Sample, ...]:
     made = []
     price = 150e6
-    asked = {name: 0 for name in ("asked", "done", "failed", "refused", "recovered")}
+    asked = dict.fromkeys(("asked", "done", "failed", "refused", "recovered"), 0)
     pending = list(jobs)
     for at in range(1, number + 1):
         at_s = duration_s * at / number
@@ -129,7 +137,8 @@ def _samples(
             asked["recovered"] += job.outcome == "done" and job.tries > 1
         made.append(
             Sample(
-                at_s, providers - (at % 3), 200 - (at % 5), (_chat(rng, price, crowded), _voice(rng, price, crowded, at)),
+                at_s, providers - (at % 3), 200 - (at % 5),
+                (_chat(rng, price, crowded), _voice(rng, price, crowded, at)),
                 asked["asked"], asked["done"], asked["failed"], asked["refused"], asked["recovered"],
                 80 + at % 20, 40 * 10**9 + at * 10**7, round(2e6 * crowded * rng.uniform(0.5, 1.5)),
                 at * 3 * 10**6, asked["asked"] * 60, asked["asked"] * 60 * 410,
