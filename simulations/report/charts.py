@@ -17,12 +17,14 @@ Maker = Callable[[RunResult, Frame], Chart | None]
 def sections(frame: Frame) -> dict[str, tuple[Maker, ...]]:
     """The charts of each section, by its heading."""
     return {
-        "The market": (
+        "Prices and money": (
             *(partial(market_charts.price, key=key) for key in frame.markets),
             market_charts.efficiency,
+            money_charts.earnings_chart,
+            money_charts.risk,
+            money_charts.attackers,
         ),
         "Jobs": (job_charts.distribution, job_charts.wait_over_time, job_charts.outcomes),
-        "Money": (money_charts.earnings_chart, money_charts.attackers, money_charts.risk),
         "The network": (network_charts.swarm, network_charts.traffic),
     }
 

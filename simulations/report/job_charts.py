@@ -73,6 +73,7 @@ def distribution(result: RunResult, frame: Frame) -> Chart | None:
         f"Half of the jobs had their first token within {seconds(quantile(everything, 0.5))}, 95 % within "
         f"{seconds(quantile(everything, 0.95))}, 99 % within {seconds(quantile(everything, 0.99))}. "
         f"{share(len(everything) / len(jobs))} of {plural(len(jobs), 'job')} asked for after the warm-up got one."
+        f"{_waiting(result)}"
     )
     rows = [_quantile_row(task, values) for task, values in by_task.items()]
     if len(rows) > 1:
@@ -116,7 +117,7 @@ def wait_over_time(result: RunResult, frame: Frame) -> Chart | None:
     words = (
         f"The slowest stretch was {clock(worst.from_s)} to {clock(worst.to_s)}: of {plural(worst.number, 'job')}, half "
         f"waited {seconds(worst.p50)} or more, one in twenty {seconds(worst.p95)} or more. Jobs count where they were "
-        "asked for."
+        f"asked for.{_waiting(result)}"
     )
     rows = tuple(
         (
@@ -132,6 +133,12 @@ def wait_over_time(result: RunResult, frame: Frame) -> Chart | None:
         "first-token-time", "Time to first token over time", words,
         Table(("asked for", "jobs", "10 %", "50 %", "95 %"), rows), draw,
     )  # fmt: skip
+
+
+def _waiting(result: RunResult) -> str:
+    """Those still waiting at the end have no wait to count: without them, the last stretch looks too good."""
+    waiting = sum(job.outcome == "running" and job.first_token_at_s is None for job in result.jobs)
+    return f" {plural(waiting, 'job')} still waiting at the end cannot count." if waiting else ""
 
 
 def _waits_over_time(jobs: Sequence[Job], end_s: float, most: int) -> list[Quantiles]:

@@ -101,7 +101,7 @@ def swarm(result: RunResult, frame: Frame) -> Chart | None:
             above.plot(part.at_s, part.middle, color=colour, linestyle=dash, label=name)
         spoken = talk(limits.RATE_BINS)
         steps(below, spoken, np.zeros(len(spoken)), TEAL)
-        above.set_ylabel("up")
+        above.set_ylabel("number")
         below.set_ylabel("messages a s")
         legend(above, 3)
         for axes in (above, below):

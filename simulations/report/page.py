@@ -75,7 +75,7 @@ def report_page(result: RunResult, *, compare: RunResult | None = None) -> str:
         for grid in drawn["Jobs"]:
             extend(grid, _boxes(runs, table, caption, ""))
     if frame.markets_left:
-        blocks["The market"].append(
+        blocks["Prices and money"].append(
             element("p", f"{plural(frame.markets_left, 'smaller market')} without a picture.", class_="note")
         )
     blocks["Time line"] = _tables(runs, _time_line, "What happened, as numbered in the charts", "")

@@ -81,8 +81,8 @@ class Progress:
         parts = [
             f"{clock(sample.at_s)} of {clock(self._duration_s)}",
             f"{_times(self._speed())}",
-            f"{plural(sample.asked, 'job')}: {count(sample.done)} done, {count(sample.recovered)} recovered, "
-            f"{count(sample.failed)} failed, {count(sample.refused)} refused",
+            f"{plural(sample.asked, 'job')}: {count(_under_way(sample))} under way, {count(sample.done)} done, "
+            f"{count(sample.recovered)} recovered, {count(sample.failed)} failed, {count(sample.refused)} refused",
         ]
         if market is not None:
             parts.append(f"{clean(market.task)} {money(_price(market))}/M, {share(market.utilisation)} busy")
@@ -101,6 +101,7 @@ class Progress:
         )
         jobs = _row(
             Text(plural(sample.asked, "job")),
+            Text(f"{count(_under_way(sample))} under way"),
             Text(f"{count(sample.done)} done", style="green"),
             Text(f"{count(sample.recovered)} recovered", style="magenta"),
             Text(f"{count(sample.failed)} failed", style="bold red" if sample.failed else "dim"),
@@ -136,6 +137,10 @@ def _markets(sample: Sample) -> Table:
 
 def _largest(sample: Sample) -> Market | None:
     return max(sample.markets, key=lambda market: market.slots, default=None)
+
+
+def _under_way(sample: Sample) -> int:
+    return max(0, sample.asked - sample.done - sample.failed - sample.refused)
 
 
 def _price(market: Market) -> float:

@@ -42,9 +42,18 @@ def test_waits_count_after_the_warm_up_and_only_of_jobs_that_got_a_token() -> No
     assert chart is not None
     assert chart.table.rows == (("chat", "2", "1.2 s", "2 s", "2.8 s", "2.9 s", "2.98 s", "3 s"),)
     assert "66.7 % of 3 jobs" in chart.summary
+    assert "still waiting" not in chart.summary
     over = wait_over_time(result, Frame.of(result))
     assert over is not None
     assert sum(int(row[1]) for row in over.table.rows) == 3, "over time, the warm-up shows too, shaded"
+
+
+def test_those_still_waiting_at_the_end_are_told_of() -> None:
+    result = replace(RUN, jobs=(_job(20.0, 1.0), _job(99.0, None, "running"), _job(98.0, 1.0, "running")))
+    for make in (distribution, wait_over_time):
+        chart = make(result, Frame.of(result))
+        assert chart is not None
+        assert chart.summary.endswith("1 job still waiting at the end cannot count.")
 
 
 def test_outcomes_are_counted_by_task_and_reasons_by_frequency() -> None:

@@ -87,7 +87,7 @@ def test_a_run_that_lacks_something_has_a_page_without_it(small: RunResult, kept
         bare = replace(bare, **{kept: getattr(some, kept), "duration_s": 900.0})
     titles = [figure.all("h3")[0].text.strip() for figure in read(report_page(bare)).all("figure")]
     assert [title for title in titles if not title.startswith("Price")] == {
-        "samples": ["How jobs ended", "Money at risk", "The swarm"],
+        "samples": ["Money at risk", "How jobs ended", "The swarm"],
         "jobs": ["Time to first token", "Time to first token over time"],
         "": [],
     }[kept]

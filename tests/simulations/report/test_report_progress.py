@@ -26,7 +26,7 @@ def test_a_line_off_a_terminal_says_where_the_run_is() -> None:
     with Progress(console, "Steady", 600.0) as progress:
         progress.update(SAMPLE, 4.0)
     assert file.getvalue() == (
-        "1:00 of 10:00 · 15× real time · 20,000 jobs: 19,000 done, 5 recovered, 12 failed, 30 refused"
+        "1:00 of 10:00 · 15× real time · 20,000 jobs: 958 under way, 19,000 done, 5 recovered, 12 failed, 30 refused"
         " · chat 0.15 TON/M, 40.0 % busy\n"
     )
 
