@@ -47,7 +47,8 @@ WIDTH_IN = 5.4
 _PNG_DPI = 160
 _STYLE: Any = {
     "font.size": 11.0,
-    "font.family": "DejaVu Sans",  # matplotlib brings it: the same measures on every machine
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: the same measures on every machine
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "text.color": INK,
     "axes.edgecolor": MUTED,

@@ -147,6 +147,8 @@ def earnings_chart(result: RunResult, frame: Frame) -> Chart | None:
     note = (
         "Money an hour of one provider, over the whole run. Cost: electricity and wear of the work, fees of the chain."
     )
+    left = len({hardware_class(provider) for provider in result.providers} - set(frame.hardware))
+    note += f" {plural(left, 'smaller class', 'smaller classes')} left out." if left else ""
     return Chart(
         "earnings", "What a provider earns in an hour", words, Table(columns, rows, note), draw,
         height_in=1.6 + 0.62 * len(frame.hardware),
