@@ -177,6 +177,8 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
     events: int
     format: int = FORMAT
+    about: str = ""
+    """What the scenario shows, in its own words."""
     stopped_because: str = ""
     wall_s: float = 0.0
     cpu_s: float = 0.0

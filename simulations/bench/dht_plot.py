@@ -5,12 +5,14 @@ python -m simulations.bench.dht_plot < RESULT.json > docs/dht-growth.svg
 
 from __future__ import annotations
 
+import io
 import json
-import math
 import sys
 from collections.abc import Mapping
 
-_WIDTH, _HEIGHT, _MARGIN = 640, 360, 56
+import numpy as np
+
+from simulations.report.drawing import BLUE, GREY, from_zero, style
 
 
 def growth_svg(requests: Mapping[int, float]) -> str:
@@ -19,35 +21,27 @@ def growth_svg(requests: Mapping[int, float]) -> str:
     sizes = sorted(requests)
     if len(sizes) < 2:
         raise ValueError("growth needs two sizes at least")
-    top = 1.25 * max(requests.values())
-    low, high = math.log10(sizes[0]), math.log10(sizes[-1])
+    values = [requests[size] for size in sizes]
+    with style():
+        from matplotlib.figure import Figure
 
-    def at(nodes: float, value: float) -> str:
-        x = _MARGIN + (math.log10(nodes) - low) / (high - low) * (_WIDTH - 2 * _MARGIN)
-        y = _HEIGHT - _MARGIN - value / top * (_HEIGHT - 2 * _MARGIN)
-        return f"{x:.1f},{y:.1f}"
-
-    line = " ".join(at(size, requests[size]) for size in sizes)
-    steep = top / requests[sizes[0]]  # where growth in proportion leaves the picture
-    linear = f"{at(sizes[0], requests[sizes[0]])} {at(sizes[0] * min(steep, sizes[-1] / sizes[0]), top)}"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="13">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<polyline points="{at(sizes[0], top)} {at(sizes[0], 0)} {at(sizes[-1], 0)}" fill="none" stroke="#444"/>',
-        f'<polyline points="{linear}" fill="none" stroke="#999" stroke-dasharray="5 4"/>',
-        f'<polyline points="{line}" fill="none" stroke="#1f5fbf" stroke-width="2"/>',
-    ]
-    for size in sizes:
-        x, y = at(size, requests[size]).split(",")
-        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#1f5fbf"/>')
-        parts.append(f'<text x="{x}" y="{float(y) - 10:.1f}" text-anchor="middle">{requests[size]:.1f}</text>')
-        parts.append(f'<text x="{x}" y="{_HEIGHT - _MARGIN + 20}" text-anchor="middle">{size:,}</text>')
-    parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 12}" text-anchor="middle">nodes</text>')
-    parts.append(
-        f'<text x="{_MARGIN}" y="{_MARGIN - 24}">requests of a look-up (dashed: in proportion to nodes)</text>'
-    )
-    return "\n".join([*parts, "</svg>", ""])
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(sizes, values, color=BLUE, marker="o")
+        for size, value in zip(sizes, values, strict=True):
+            axes.annotate(f"{value:.1f}", (size, value), (0, 7), textcoords="offset points", ha="center")
+        from_zero(axes)
+        steep = sizes[0] * axes.get_ylim()[1] / values[0]  # where growth in proportion leaves the picture
+        nodes = np.geomspace(sizes[0], steep)
+        axes.plot(nodes, values[0] * nodes / sizes[0], color=GREY, linestyle="--", scalex=False)
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("nodes")
+        axes.set_title("requests of a look-up (dashed: in proportion to nodes)")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ def test_runs_of_one_seed_that_differ_are_told() -> None:
 
 def test_the_picture_is_well_formed_and_has_every_point() -> None:
     picture = ElementTree.fromstring(growth_svg({100: 10.0, 1000: 14.0, 10_000: 18.0}))
-    assert len(picture.findall("{http://www.w3.org/2000/svg}circle")) == 3
+    texts = {node.text for node in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"10.0", "14.0", "18.0", "100", "1,000", "10,000"} <= texts
     with pytest.raises(ValueError, match="two sizes"):
         growth_svg({100: 1.0})
