@@ -341,7 +341,7 @@ def load_config(
 
 
 def from_keys(keys: Mapping[str, Any], source: str) -> Config:
-    """The configuration of a node that has neither file nor environment, from dotted keys: ``{"node.serve": ["chat"]}``.
+    """The configuration of a node without file and environment, from dotted keys: ``{"node.serve": ["chat"]}``.
 
     Raises :class:`~overlay.errors.ConfigError`, whose message begins with ``source``.
     """
