@@ -6,8 +6,10 @@ trio). On each worker a case runs in a process of its own, whose death is a find
 
 from __future__ import annotations
 
-import importlib
+import logging
+import queue
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,12 @@ from simulations.explore.mixes import mix
 from simulations.explore.shrinking import shrink, size
 from simulations.files import MIB, OutputError, prepare_directory
 from simulations.scenarios.model import Scenario
+
+LOOPBACK = "127.0.0.1:0"
+"""Where Dask's status pages of a local cluster listen: it has no way to do without them."""
+
+CONNECT_S = 10.0
+"""For reaching a scheduler, which is one that was started before."""
 
 POLL_S = 0.5
 """Between two looks at what is done: how live the progress is."""
@@ -141,6 +149,7 @@ class _Searcher:
         self.slots = max(1, sum(client.nthreads().values()))
         self.started = time.monotonic()
         self.deadline = self.started + search.minutes * 60
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._cases: dict[Any, int] = {}
         self._shrinks: dict[Any, tuple[int, Scenario, Failure]] = {}
         self._to_shrink: list[tuple[int, Scenario, Failure]] = []
@@ -148,29 +157,32 @@ class _Searcher:
         self._best: dict[str, tuple[float, ...]] = {}
 
     def run(self) -> None:
-        wait: Any = importlib.import_module("distributed").wait
         seeds = iter(self.search.seeds)
         more = True
         while True:
             more = more and self._fill(seeds)
-            flying = [*self._cases, *self._shrinks]
-            if not flying:
+            if not (self._cases or self._shrinks):
                 break
             try:
-                done = wait(flying, timeout=POLL_S, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                done = set()
-            for future in sorted(done, key=lambda future: str(future.key)):
+                future = self._done.get(timeout=POLL_S)
+            except queue.Empty:
+                pass
+            else:
                 if future in self._cases:
                     self._case_done(future, self._cases.pop(future))
                 else:
                     self._shrink_done(future, *self._shrinks.pop(future))
             self._tell()
 
+    def _submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        future = self.client.submit(work, *arguments, pure=False, retries=0)
+        future.add_done_callback(self._done.put)
+        return future
+
     def stop(self) -> None:
         """Nothing runs on afterwards, here or on the cluster."""
         self.client.cancel([*self._cases, *self._shrinks], force=True)
-        self._tell()
+        self.state.wall_s = time.monotonic() - self.started
 
     def _tell(self) -> None:
         self.state.wall_s = time.monotonic() - self.started
@@ -185,8 +197,7 @@ class _Searcher:
                 seed, scenario, failure = self._to_shrink.pop(0)
                 left = max(60.0, self.deadline - time.monotonic())
                 arguments = (scenario, seed, failure, search.entry, search.case_wall_s, min(limits.SHRINK_S, left))
-                future = self.client.submit(shrink_case, *arguments, pure=False, retries=0)
-                self._shrinks[future] = seed, scenario, failure
+                self._shrinks[self._submit(shrink_case, *arguments)] = seed, scenario, failure
                 continue
             if time.monotonic() >= self.deadline:
                 self.state.stopped_because = f"{search.minutes:g} minutes are over"
@@ -197,9 +208,7 @@ class _Searcher:
             following = next(seeds, None)
             if following is None:
                 return False
-            future = self.client.submit(
-                run_seed, following, search.make, search.entry, search.case_wall_s, pure=False, retries=0
-            )
+            future = self._submit(run_seed, following, search.make, search.entry, search.case_wall_s)
             self._cases[future] = following
         return True
 
@@ -283,22 +292,27 @@ class _client:
         self._search = search
         self._cluster: Any = None
         self._client: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Any:
         distributed = self._distributed
         if self._search.scheduler is None:
             # Threads are enough: each case has a process of its own, and they start at once.
+            self._scratch = tempfile.TemporaryDirectory(prefix="cocoon-explore-")
             self._cluster = distributed.LocalCluster(
                 n_workers=1,
                 threads_per_worker=self._search.workers,
                 processes=False,
-                dashboard_address=None,
+                dashboard_address=LOOPBACK,
+                worker_dashboard_address=LOOPBACK,
                 memory_limit=0,
+                silence_logs=logging.ERROR,
+                local_directory=self._scratch.name,
             )
             self._client = distributed.Client(self._cluster, set_as_default=False)
             return self._client
         try:
-            self._client = distributed.Client(self._search.scheduler, timeout="10s", set_as_default=False)
+            self._client = distributed.Client(self._search.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise ClusterError(
                 f"--scheduler {self._search.scheduler}: {error}; `dask scheduler` starts one, `dask worker` its workers"
@@ -328,3 +342,5 @@ class _client:
             close_runners()  # first: a case that still runs would be waited for
             self._client.close()
             self._cluster.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from simulations.explore import limits
 from simulations.explore.failures import Failure
 from simulations.scenarios.checks import check, group_names
+from simulations.scenarios.cutting import cut
 from simulations.scenarios.model import Demand, Scenario
 from simulations.scenarios.registries import Registries
 from simulations.scenarios.tree import ScenarioError
@@ -193,42 +194,12 @@ def _without_dangling(scenario: Scenario) -> Scenario:
     )
 
 
-def _within(scenario: Scenario, duration_s: float) -> Scenario:
-    """The scenario cut off at ``duration_s``."""
-    providers = tuple(_joined_within(group, duration_s) for group in scenario.providers)
-    clients = tuple(
-        replace(
-            _joined_within(group, duration_s),
-            demand=replace(
-                group.demand, curve=tuple(corner for corner in group.demand.curve if corner[0] <= duration_s)
-            ),
-        )
-        for group in scenario.clients
-    )
-    return replace(
-        scenario,
-        duration_s=duration_s,
-        warmup_s=0.0,
-        sample_s=min(scenario.sample_s, duration_s),
-        providers=providers,
-        clients=clients,
-        faults=tuple(fault for fault in scenario.faults if fault.at_s <= duration_s),
-        attackers=tuple(attack for attack in scenario.attackers if attack.at_s <= duration_s),
-        expect=(),
-    )
-
-
-def _joined_within(group: Any, duration_s: float) -> Any:
-    first, last = group.joins_s
-    return replace(group, joins_s=(min(first, duration_s), min(last, duration_s)))
-
-
 def _shorter(scenario: Scenario, failure: Failure) -> Iterator[Scenario]:
     """Until just after it failed, else by half, else by a tenth."""
     whole = float(int(failure.at_s) + 1)
     for duration_s in (whole, scenario.duration_s / 2, scenario.duration_s * 0.9):
         if duration_s >= 1:
-            yield _within(scenario, round(duration_s, 3))
+            yield replace(cut(scenario, round(duration_s, 3)), warmup_s=0.0)
 
 
 def _lower_counts(scenario: Scenario, _: Failure) -> Iterator[Scenario]:

@@ -72,6 +72,17 @@ def from_tree(
     return scenario
 
 
+def recheck(scenario: Scenario, source: str, *, known: Registries | None = None) -> Scenario:
+    """A changed scenario, checked again. Raises :class:`ScenarioError`."""
+    check(scenario, source, Registries.of_the_world() if known is None else known)
+    return scenario
+
+
+def source_text(which: str | Path) -> str:
+    """A scenario's file as it was written, comments included. Raises :class:`ScenarioError`."""
+    return _load(which)[0]
+
+
 def _load(which: str | Path) -> tuple[str, str, str]:
     """Text, how messages call it, and name."""
     path = Path(which)
