@@ -351,8 +351,8 @@ def from_keys(keys: Mapping[str, Any], source: str) -> Config:
         inner: Any = tree
         for part in sections:
             inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{source}: {path!r} stands beside a value for {'.'.join(sections)!r}")
+        if not isinstance(inner, dict) or isinstance(inner.get(key), dict):
+            raise ConfigError(f"{source}: {path!r} is given both as a table and as a value")
         inner[key] = value
     preset = tree.get("node", {}).get("preset", "") if isinstance(tree.get("node"), dict) else ""
     if preset and preset not in PRESETS:

@@ -20,9 +20,9 @@ from overlay.cli.output import Output
 from overlay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simulations.explore import State
     from simulations.explore.failures import Failure
     from simulations.explore.replays import Replay, Replayed
+    from simulations.explore.searching import State
     from simulations.results import RunResult, Sample
     from simulations.scenarios.model import Scenario
 
@@ -308,14 +308,13 @@ def explore(
     as_json: o.JsonOption = False,
 ) -> None:
     """Run random mixes of scenarios, faults and attackers; what fails is kept and made small, and the exit code 3."""
-    from simulations.explore import Search
-    from simulations.explore import explore as search
+    from simulations.explore import searching
 
     output = Output(as_json)
     cores = workers or len(os.sched_getaffinity(0))
-    plan = Search(range(first, first + seeds), minutes, out, cores, scheduler)
+    plan = searching.Search(range(first, first + seeds), minutes, out, cores, scheduler)
     with _Searching(output) as shown:
-        state = search(plan, shown.update)
+        state = searching.explore(plan, shown.update)
     _tell_search(output, state, out)
     if not state.clean:
         raise typer.Exit(BROKEN)

@@ -30,10 +30,10 @@ class ScenarioError(ConfigError):
     code = "scenario"
 
 
-def nearest(word: str, known: Iterable[str], kind: str) -> str:
+def nearest(word: str, known: Iterable[str], kind: str, most: int = 3) -> str:
     """The end of a message on an unknown word: the nearest known ones, or all of them."""
-    every = sorted(known)
-    near = difflib.get_close_matches(word, every, 3, 0.55)
+    every = sorted(map(str, known))
+    near = difflib.get_close_matches(word, every, most, 0.55)
     if near:
         return "did you mean " + " or ".join(repr(one) for one in near) + "?"
     return f"{kind}: {', '.join(every) or 'none'}"
@@ -62,7 +62,7 @@ def check_keys(tree: Mapping[str, Any], struct: Any, source: str, path: str = ""
     for key, value in tree.items():
         full = f"{path}.{key}".lstrip(".")
         if key not in types:
-            raise ScenarioError(f"{source}: there is no key {full!r}; {nearest(key, types, 'known here')}")
+            raise ScenarioError(f"{source}: there is no key {full!r}; {nearest(key, types, 'known here', 1)}")
         inner = _entry_type(types[key])
         if inner is not None and isinstance(value, list):
             for index, item in enumerate(value):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulations.explore import mixes
@@ -29,6 +29,7 @@ POOL = Pool.of(
 )
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**63 - 1))
 def test_a_mix_of_any_seed_is_valid_small_and_the_same_every_time(seed):
     made = mix(seed, POOL, ANY)
@@ -42,7 +43,7 @@ def test_a_mix_of_any_seed_is_valid_small_and_the_same_every_time(seed):
 
 
 def test_mixes_differ_and_reach_every_part_of_the_pool():
-    made = [mix(seed, POOL, ANY) for seed in range(150)]
+    made = [mix(seed, POOL, ANY) for seed in range(60)]
     assert len({repr(one) for one in made}) == len(made)
     assert {fault.kind for one in made for fault in one.faults} == {"crash", "chain-outage"}
     assert any(one.attackers for one in made)
@@ -52,7 +53,7 @@ def test_mixes_differ_and_reach_every_part_of_the_pool():
 
 
 def test_another_process_makes_the_same_mix():
-    code = "from simulations.explore import mix; from simulations.scenarios.reading import dump; print(dump(mix(17)))"
+    code = "from simulations.explore.mixes import mix; print(repr(mix(17)))"
     told = [
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -29,6 +29,7 @@ POOL = Pool.of(
 FAILURE = Failure("invariant", "money is conserved", "too much", 3.5, 77, "ab12")
 
 
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**63 - 1),
     what=st.text(st.characters(exclude_categories=("Cs",))),

@@ -45,7 +45,7 @@ def planted(needed_faults, least_clients, least_providers, seeds, at_s=None):
     return fails, calls
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     mix_seed=st.integers(0, 10**6),
     least_clients=st.integers(0, 6),
