@@ -13,12 +13,10 @@ _ROOT = Path(__file__).parents[1]
 
 @functools.cache
 def commit() -> str:
-    """The commit, in hexadecimal, with ``+`` when tracked files differ from it; ``unknown`` outside of a repository."""
-    head = _git("rev-parse", "HEAD")
-    if head is None or _git("ls-files", "--error-unmatch", "simulations/commit.py") is None:
+    """Its first twelve digits, with ``+`` when tracked files differ from it; ``unknown`` outside of a repository."""
+    if _git("ls-files", "--error-unmatch", "simulations/commit.py") is None:
         return UNKNOWN  # installed somewhere inside a repository of somebody else is outside of ours
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    return head if changed == "" else f"{head}+"
+    return _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*") or UNKNOWN
 
 
 def _git(*words: str) -> str | None:

@@ -27,7 +27,7 @@ from simulations.scenarios.model import (
     ProviderGroup,
     Scenario,
 )
-from simulations.scenarios.registries import HONEST, Registries
+from simulations.scenarios.registries import Registries
 
 MAX_PROVIDERS = 8
 MAX_CLIENTS = 10
@@ -61,6 +61,8 @@ CONFIGS: tuple[dict[str, object], ...] = (
     {"risk.spend_per_channel_nanoton": 50_000_000},
 )
 """Corners of a node's configuration, each near an edge of something."""
+
+HONEST = "honest"
 
 T = TypeVar("T")
 

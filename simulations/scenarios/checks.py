@@ -19,7 +19,7 @@ from overlay.errors import ConfigError
 from simulations.network.world import REGIONS, Nat
 from simulations.scenarios import limits
 from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scenario, Size
-from simulations.scenarios.registries import HONEST, Registries
+from simulations.scenarios.registries import Registries
 from simulations.scenarios.tree import ScenarioError, nearest, place
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -47,18 +47,17 @@ def _problems(scenario: Scenario, known: Registries) -> Problems:
     yield from _population(scenario)
     for index, provider in enumerate(scenario.providers):
         at = place("providers", index, provider)
-        yield from _group(provider, at, scenario, known)
-        yield from _unknown(provider.hardware, known.hardware, f"{at}.hardware", "hardware class")
-        for task in provider.tasks:
-            yield from _unknown(task, tuple(Task), f"{at}.tasks", "task")
-        if not provider.models or not provider.tasks:
-            yield at, "a provider sells at least one model and one task"
+        yield from _group(provider, at, scenario)
+        yield from _unknown(provider.behaviour, known.provider_behaviours, f"{at}.behaviour", "behaviour of providers")
+        yield from _sold(provider, at, known)
         if provider.floor <= 0:
             yield f"{at}.floor", f"must be above 0, not {provider.floor:g}"
         yield from _not_negative(f"{at}.floor_sigma", provider.floor_sigma)
     for index, client in enumerate(scenario.clients):
         at = place("clients", index, client)
-        yield from _group(client, at, scenario, known)
+        yield from _group(client, at, scenario)
+        yield from _unknown(client.behaviour, known.client_behaviours, f"{at}.behaviour", "behaviour of clients")
+        yield from _wanted(client.demand, f"{at}.demand", known)
         yield from _demand(client.demand, f"{at}.demand", scenario.duration_s)
     yield from _trouble(scenario, known)
     yield from _expectations(scenario, known)
@@ -123,7 +122,7 @@ def _population(scenario: Scenario) -> Problems:
         yield "", f"{total} nodes; {limits.MAX_NODES} at most"
 
 
-def _group(group: ProviderGroup | ClientGroup, at: str, scenario: Scenario, known: Registries) -> Problems:
+def _group(group: ProviderGroup | ClientGroup, at: str, scenario: Scenario) -> Problems:
     first, last = group.joins_s
     if not 0 <= first <= last <= scenario.duration_s:
         span = f"0 ≤ first ≤ last ≤ duration_s ({scenario.duration_s:g})"
@@ -131,16 +130,40 @@ def _group(group: ProviderGroup | ClientGroup, at: str, scenario: Scenario, know
     if group.region is not None:
         yield from _unknown(group.region, REGIONS, f"{at}.region", "region")
     yield from _unknown(group.nat, tuple(Nat), f"{at}.nat", "NAT")
-    if group.behaviour != HONEST and known.behaviours is not None:
-        yield from _unknown(group.behaviour, (HONEST, *known.behaviours), f"{at}.behaviour", "behaviour")
     try:
         from_keys(group.config, f"{at}.config")
     except ConfigError as error:
         yield "", str(error)
 
 
+def _sold(provider: ProviderGroup, at: str, known: Registries) -> Problems:
+    yield from _unknown(provider.hardware, known.hardware, f"{at}.hardware", "hardware class")
+    for task in provider.tasks:
+        yield from _unknown(task, tuple(Task), f"{at}.tasks", "task")
+    if not provider.models or not provider.tasks:
+        yield at, "a provider sells at least one model and one task"
+    for model in provider.models:
+        yield from _unknown(model, known.models, f"{at}.models", "model")
+        if known.models is not None and not set(known.models[model]) & set(provider.tasks):
+            does = " and ".join(known.models[model])
+            yield (
+                f"{at}.models",
+                f"{model} does {does}, and tasks has {', '.join(provider.tasks)}: it could sell nothing",
+            )
+        if known.fit is not None and (why := known.fit(provider.hardware, model, getattr(provider, "slots", None))):
+            yield at, why
+
+
+def _wanted(demand: Demand, at: str, known: Registries) -> Problems:
+    tasks = tuple(Task) if known.client_tasks is None else known.client_tasks
+    yield from _unknown(demand.task, tasks, f"{at}.task", "task that clients ask for")
+    yield from _unknown(demand.model, known.models, f"{at}.model", "model")
+    if known.models is not None and demand.task not in known.models[demand.model]:
+        does = " and ".join(known.models[demand.model])
+        yield f"{at}.model", f"{demand.model} does {does}, not {demand.task}"
+
+
 def _demand(demand: Demand, at: str, duration_s: float) -> Problems:
-    yield from _unknown(demand.task, tuple(Task), f"{at}.task", "task")
     yield from _not_negative(f"{at}.jobs_per_hour", demand.jobs_per_hour)
     yield from _not_negative(f"{at}.pause_s", demand.pause_s)
     yield from _not_negative(f"{at}.retries", demand.retries)
