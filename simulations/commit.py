@@ -1,33 +1,28 @@
-"""Which program this is: the commit of the repository that it runs from."""
+"""Which program this is: every figure and every replay names it."""
 
 from __future__ import annotations
 
-import functools
 import subprocess
+from functools import cache
 from pathlib import Path
 
 UNKNOWN = "unknown"
-_PATIENCE_S = 20.0
-_ROOT = Path(__file__).parents[1]
+"""Outside of a checkout."""
 
 
-@functools.cache
+@cache
 def commit() -> str:
-    """Its first twelve digits, with ``+`` when tracked files differ from it; ``unknown`` outside of a repository."""
-    if _git("ls-files", "--error-unmatch", "simulations/commit.py") is None:
-        return UNKNOWN  # installed somewhere inside a repository of somebody else is outside of ours
-    return _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*") or UNKNOWN
-
-
-def _git(*words: str) -> str | None:
+    """The checkout's commit, with ``+`` when tracked files differ from it; :data:`UNKNOWN` outside of one."""
+    here = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(
-            ["git", "-C", str(_ROOT), *words],  # noqa: S607  # whichever git is on PATH
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_S,
-            check=True,
-        )
+        head = _git(here, "rev-parse", "--short=12", "HEAD")
+        dirty = _git(here, "status", "--porcelain", "-uno")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return UNKNOWN
+    return head + ("+" if dirty else "")
+
+
+def _git(where: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()

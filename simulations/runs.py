@@ -1,16 +1,18 @@
 """One run of a scenario, and what it leaves on disk: whole, or saying that it is not.
 
 A directory holds ``scenario.toml`` (as it ran, settings included), ``result.json`` (:mod:`simulations.results`),
-``report.html``, and ``replay.toml`` when something broke.
+``report.html``, ``pictures/*.png`` if wanted, and ``replay.toml`` when something broke.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from overlay.errors import CocoonError
+from overlay.errors import CocoonError, ConfigError
 from simulations import results
 from simulations.commit import commit
 from simulations.explore import replays
@@ -23,6 +25,7 @@ from simulations.scenarios.model import Scenario
 from simulations.scenarios.reading import dump
 
 RESULT, REPORT, REPLAY, SCENARIO = "result.json", "report.html", "replay.toml", "scenario.toml"
+PICTURES = "pictures"
 
 JOB_BYTES = 400
 """Of one job in a result."""
@@ -55,9 +58,21 @@ def prepare(directory: Path, scenario: Scenario, option: str = "--out") -> None:
     try:
         for name in (RESULT, REPORT, REPLAY):
             (directory / name).unlink(missing_ok=True)
+        if (directory / PICTURES).is_dir():
+            for picture in (directory / PICTURES).glob("*.png"):
+                picture.unlink()
         write_whole(directory / SCENARIO, dump(scenario).encode())
     except OSError as error:
         raise OutputError(f"{option} {directory}: {error.strerror or error}") from None
+
+
+def check_drawing() -> None:
+    """Raise :class:`~overlay.errors.ConfigError` when charts cannot be drawn, before a run is made for nothing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "matplotlib is not installed, which draws the report; install it with `pip install 'cocoon-node[sim]'`, "
+            "or run with --no-report"
+        )
 
 
 def load_result(path: Path, option: str) -> RunResult:
@@ -134,7 +149,13 @@ def _crashed(scenario: Scenario, seed: int, error: BaseException, directory: Pat
 
 
 def keep(
-    result: RunResult, scenario: Scenario, directory: Path, *, report: bool, compare: RunResult | None
+    result: RunResult,
+    scenario: Scenario,
+    directory: Path,
+    *,
+    report: bool,
+    compare: RunResult | None,
+    pictures: bool = False,
 ) -> list[Path]:
     """Write what a run leaves; the files written. Each is whole or not there.
 
@@ -147,7 +168,10 @@ def keep(
         try:
             action(path)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             have = ", ".join(one.name for one in written) or "nothing"
             raise OutputError(f"{path}: {error.strerror or error}; of this run {have} was written whole") from None
         written.append(path)
@@ -159,4 +183,7 @@ def keep(
     if report:
         write_report = importlib.import_module("simulations.report").write_report
         write(REPORT, lambda path: write_report(result, path, compare=compare))
+    if pictures:
+        write_pictures = importlib.import_module("simulations.report").write_pictures
+        write(PICTURES, lambda path: write_pictures(result, path))
     return written

@@ -37,6 +37,10 @@ PLAIN_EVERY_S = 10.0
 
 app = typer.Typer(help="Simulate a swarm: production code, virtual time, one process.", no_args_is_help=True)
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change the scenario, for example providers.homes.count=50.", metavar="KEY=VALUE"),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides all that is random.", min=0, max=MAX_SEED)]
 
 
@@ -55,7 +59,7 @@ def list_scenarios(as_json: o.JsonOption = False) -> None:
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A shipped scenario, or a file.", metavar="NAME|FILE")],
-    settings: o.SetOption = None,
+    settings: SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Check a scenario and print it: the beginning of one of your own."""
@@ -79,15 +83,13 @@ def _dumped(scenario: Scenario) -> str:
 def run(
     name: Annotated[str, typer.Argument(help="A shipped scenario, or a file.", metavar="NAME|FILE")],
     seed: SeedOption = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change the scenario, for example providers.homes.count=50.", metavar="KEY=VALUE"),
-    ] = None,
+    settings: SetOption = None,
     duration: Annotated[str | None, typer.Option(help="Another virtual duration: 90, 10m, 1h.", metavar="TIME")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for what it leaves; default: sim-runs/NAME-SEED.", metavar="DIR")
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Write each chart as a PNG too.")] = False,
     compare: Annotated[
         Path | None, typer.Option(help="An earlier run beside this one in the report.", metavar="RESULT")
     ] = None,
@@ -107,11 +109,13 @@ def run(
             output.note(f"{lost} of {len(before.expect)} expectations look at times that are cut off: left out")
     other = runs.load_result(compare, "--compare") if compare is not None else None
     directory = out or Path("sim-runs") / f"{scenario.name}-{seed}"
+    if report or pictures:
+        runs.check_drawing()
     runs.prepare(directory, scenario)
     world = runs.world()
     with _Progress(output, scenario) as progress:
         result = runs.perform(scenario, seed, world, directory, progress.update)
-    files = runs.keep(result, scenario, directory, report=report, compare=other)
+    files = runs.keep(result, scenario, directory, report=report, compare=other, pictures=pictures)
     _tell_result(output, result, files)
     raise typer.Exit(_exit_code(result))
 

@@ -103,6 +103,7 @@ class CaseRunner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
+            start_new_session=True,  # Ctrl-C is for us, who end it
         )
 
     def _line(self, process: subprocess.Popen[bytes]) -> bytes | None:

@@ -122,6 +122,11 @@ def shrink_case(
     return done.scenario, done.seed, done.failure, done.runs
 
 
+def commit_here() -> str:
+    """The commit of the program that a worker runs."""
+    return commit()
+
+
 def explore(search: Search, on_progress: Callable[[State], None] | None = None) -> State:
     """Run the seeds until all have run, the minutes are over, or Ctrl-C; every failing case is a file at once.
 
@@ -327,7 +332,7 @@ class _client:
     def _check_workers(self) -> None:
         if not self._client.nthreads():
             raise ClusterError(f"--scheduler {self._search.scheduler}: no worker is there; start `dask worker`")
-        for address, theirs in sorted(self._client.run(commit).items()):
+        for address, theirs in sorted(self._client.run(commit_here).items()):
             if theirs != commit():
                 raise ClusterError(
                     f"worker {address} runs commit {theirs[:12]}, this is {commit()[:12]}: what it finds could not be "

@@ -22,7 +22,7 @@ from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scen
 from simulations.scenarios.registries import Registries
 from simulations.scenarios.tree import ScenarioError, nearest, place
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+_NAME = re.compile(r"[^\W\d_][\w -]{0,59}")
 
 
 def check(scenario: Scenario, source: str, known: Registries) -> None:
@@ -105,7 +105,7 @@ def _population(scenario: Scenario) -> Problems:
     seen: set[str] = set()
     for at, group in groups:
         if not _NAME.fullmatch(group.name):
-            yield at, f"{group.name!r} is no name; small letters, digits, - and _, 41 at most, a letter first"
+            yield at, f"{group.name!r} is no name; letters, digits, spaces, - and _, 60 at most, a letter first"
         if group.name in seen:
             yield at, f"there are two groups called {group.name!r}; faults and expectations go by name"
         seen.add(group.name)

@@ -18,6 +18,7 @@ from simulations import files, results, runs
 from simulations.explore import replays, searching
 from simulations.scenarios.registries import Registries
 
+CHECK_DRAWING = runs.check_drawing
 FAKES = str(Path(__file__).parents[2] / "simulations" / "explore")
 SCENARIO = """
 title = "A test"
@@ -48,6 +49,8 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(Registries, "of_the_world", classmethod(lambda cls: cls()))
     report = types.ModuleType("simulations.report")
     report.write_report = lambda result, path, compare=None: path.write_text(f"{result.title} {compare is not None}")
+    report.write_pictures = write_pictures
+    monkeypatch.setattr(runs, "check_drawing", lambda: None)
     monkeypatch.setitem(sys.modules, "simulations.report", report)
     progress = types.ModuleType("simulations.report.progress")
     progress.Progress = Progress
@@ -57,6 +60,11 @@ def fake(tmp_path, monkeypatch):
     Path("broken.toml").write_text(SCENARIO + f"[[faults]]\nkind = '{world.BREAKS}'\nat_s = 20\n")
     Path("crash.toml").write_text(SCENARIO + f"[[faults]]\nkind = '{world.RAISES}'\nat_s = 20\n")
     return world
+
+
+def write_pictures(result, directory):
+    directory.mkdir()
+    (directory / "price.png").write_bytes(b"a picture")
 
 
 class Progress:
@@ -87,8 +95,23 @@ def test_a_run_that_holds_leaves_its_result_report_and_scenario(capsys):
     assert (result.seed, result.complete, result.scenario) == (7, True, "well")
     assert result.digest in out
     assert "60 jobs asked for: 60 done" in out
-    assert run(["sim", "run", "sim-runs/well-7/scenario.toml", "--out", "again", "--seed", "7", "--no-report"]) == 0
-    assert sorted(path.name for path in Path("again").iterdir()) == ["result.json", "scenario.toml"]
+    assert (
+        run(
+            [
+                "sim",
+                "run",
+                "sim-runs/well-7/scenario.toml",
+                "--out",
+                "again",
+                "--seed",
+                "7",
+                "--no-report",
+                "--pictures",
+            ]
+        )
+        == 0
+    )
+    assert sorted(path.name for path in Path("again").iterdir()) == ["pictures", "result.json", "scenario.toml"]
 
 
 def test_seeds_settings_and_duration_change_the_run(capsys):
@@ -237,6 +260,14 @@ def test_a_disk_that_gets_full_leaves_no_part_that_passes_for_a_whole(part, kept
     assert sorted(path.name for path in Path("o").iterdir()) == [*kept, "scenario.toml"]
 
 
+def test_without_matplotlib_it_says_so_before_work_starts(capsys, monkeypatch):
+    monkeypatch.setattr(runs, "check_drawing", CHECK_DRAWING)
+    monkeypatch.setattr(runs, "world", lambda: pytest.fail("it ran"))
+    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
+    assert run(["sim", "run", "well.toml"]) == 2
+    assert "--no-report" in capsys.readouterr().err
+
+
 def test_list_and_show_print_scenarios(capsys):
     assert run(["sim", "list"]) == 0
     assert isinstance(told(capsys, "sim list", 0) if capsys.readouterr() else None, list)
@@ -248,14 +279,17 @@ def test_list_and_show_print_scenarios(capsys):
 
 
 def test_exploring_tells_what_failed_and_where_its_smallest_case_is(capsys):
-    assert run(["sim", "explore", "--seeds", "4", "--minutes", "1", "--workers", "1", "--out", "found"]) == 3
+    assert (
+        run(["sim", "explore", "--first", "3", "--seeds", "2", "--minutes", "1", "--workers", "1", "--out", "found"])
+        == 3
+    )
     out, err = capsys.readouterr()
-    assert "4 of 4 seeds" in out
+    assert "2 of 2 seeds" in out
     assert "invariant: money is conserved: 1 seeds (3)" in out
     assert "seed 3: invariant: money is conserved at 20 s, event 21" in err
     replay = out.strip().rpartition("cocoon ")[2].split()
     assert run(replay) == 3
     assert "the same happened" in capsys.readouterr().out
-    clean = told(capsys, "sim explore --seeds 2 --minutes 1 --workers 1 --out found", 0)
+    clean = told(capsys, "sim explore --first 1 --seeds 1 --minutes 1 --workers 1 --out found", 0)
     assert clean["clean"]
-    assert clean["ran"] == 2
+    assert clean["ran"] == 1

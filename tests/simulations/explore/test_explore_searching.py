@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import sys
 
 import pytest
@@ -61,6 +64,43 @@ def test_without_dask_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"cocoon-node\[sim\]"):
         explore(Search(range(3), 1.0, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_search_on_processes_of_a_cluster_survives_a_worker_that_dies(fake_world, tmp_path):
+    from distributed import LocalCluster
+
+    killed = []
+
+    def kill_one(state):
+        if state.ran == 4 and not killed:
+            process = next(iter(cluster.workers.values())).process
+            killed.append(process.pid)
+            os.kill(process.pid, signal.SIGKILL)
+
+    quiet = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
+    with LocalCluster(**quiet, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as cluster:
+        address = cluster.scheduler_address
+        assert address.startswith("tcp://")
+        search = Search(range(40), 2.0, tmp_path, scheduler=address, entry=ENTRY, make=fake_world.make)
+        state = explore(search, kill_one)
+    assert killed
+    assert state.ran == 40
+    found = {finding.seed: finding.failure.kind for finding in state.findings}
+    assert found.pop(3) == "invariant"
+    assert found.pop(7) == "crash"
+    assert set(found.values()) <= {"died"}  # whether the worker had a case just then is a matter of milliseconds
+
+
+@pytest.mark.slow
+def test_workers_of_another_commit_are_refused(fake_world, tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(searching, "commit", lambda: "another one")
+    local = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
+    with LocalCluster(**local, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as cluster:
+        with pytest.raises(ClusterError, match="same commit"):
+            explore(Search(range(3), 1.0, tmp_path, scheduler=cluster.scheduler_address))
 
 
 def test_a_scheduler_that_is_not_there_is_told(tmp_path, monkeypatch):

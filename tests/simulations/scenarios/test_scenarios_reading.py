@@ -129,7 +129,7 @@ def test_a_file_becomes_a_scenario_named_after_it(tmp_path):
         ("count = 3", "count = 1_000_000", "1000007 nodes; 100000 at most"),
         ("count = 4", "count = 0", "attackers.0.count: there cannot be 0 attackers"),
         ('"cheats"', '"homes"', "there are two groups called 'homes'"),
-        ('"cheats"', '"My Cheats"', "'My Cheats' is no name"),
+        ('"cheats"', '"my.cheats"', "'my.cheats' is no name"),
         ("count = 3", "count = 3\njoins_s = [5, 601]", "providers.homes.joins_s: they would join from 5 to 601 s"),
         ("count = 3", "count = 3\njoins_s = [5, 4]", "providers.homes.joins_s"),
         (
