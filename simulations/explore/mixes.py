@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -90,11 +91,33 @@ class Pool:
         providers = tuple(group for scenario in scenarios for group in scenario.providers)
         return cls(providers, tuple(clients), tuple(faults), tuple(attackers))
 
+    def completed(self, known: Registries) -> Pool:
+        """With what the world can do besides, once each, as by default: what no scenario shows yet is tried too."""
+        provider, client = _BASE.providers[0], _BASE.clients[0]
+        behaving = {group.behaviour for group in self.providers}, {group.behaviour for group in self.clients}
+        kinds = {fault.kind for fault in self.faults}, {attack.kind for attack in self.attackers}
+        sellers, buyers = (
+            _missing(known.provider_behaviours, behaving[0]),
+            _missing(known.client_behaviours, behaving[1]),
+        )
+        return Pool(
+            (*self.providers, *(replace(provider, behaviour=name) for name in sellers)),
+            (*self.clients, *(replace(client, behaviour=name) for name in buyers)),
+            (*self.faults, *(Fault(kind, 0.3, 0.2) for kind in _missing(known.faults, kinds[0]))),
+            (*self.attackers, *(AttackGroup(kind, 4, 0.2) for kind in _missing(known.attacks, kinds[1]))),
+        )
+
+
+def _missing(known: Collection[str] | None, there: Collection[str]) -> list[str]:
+    return sorted(set(known or ()) - set(there))
+
 
 @functools.cache
 def shipped_pool() -> Pool:
-    """The parts of all shipped scenarios, and of a plain one."""
-    return Pool.of((_BASE, *(reading.read(one.name) for one in reading.shipped())))
+    """The parts of all shipped scenarios, and whatever else the world can do."""
+    known = Registries.of_the_world()
+    scenarios = tuple(reading.read(one.name, known=known) for one in reading.shipped())
+    return Pool.of((_BASE, *scenarios)).completed(known)
 
 
 def mix(seed: int, pool: Pool | None = None, known: Registries | None = None) -> Scenario:
@@ -103,9 +126,10 @@ def mix(seed: int, pool: Pool | None = None, known: Registries | None = None) ->
     It is checked against ``known`` (default: the names of the world) as one from a file would be.
     """
     pool = shipped_pool() if pool is None else pool
+    known = Registries.of_the_world() if known is None else known
     rng = random.Random(f"mix {seed}")  # noqa: S311  # a simulation, not a secret
     duration_s = rng.choice(DURATIONS_S)
-    providers = _providers(rng, pool, duration_s)
+    providers = _providers(rng, pool, known, duration_s)
     clients = _clients(rng, pool, duration_s)
     names = [*(group.name for group in providers), *(group.name for group in clients)]
     scenario = Scenario(
@@ -160,7 +184,16 @@ def _config(rng: random.Random, own: dict[str, object]) -> dict[str, object]:
     return {**own, **rng.choice(CONFIGS)} if rng.random() < 0.3 else own
 
 
-def _providers(rng: random.Random, pool: Pool, duration_s: float) -> tuple[ProviderGroup, ...]:
+def _hardware(rng: random.Random, group: ProviderGroup, known: Registries) -> str:
+    """Sometimes another class that holds the group's models."""
+    if known.hardware is None or known.fit is None or rng.random() < 0.6:
+        return group.hardware
+    slots = getattr(group, "slots", None)
+    fitting = [one for one in known.hardware if not any(known.fit(one, model, slots) for model in group.models)]
+    return rng.choice(sorted(fitting)) if fitting else group.hardware
+
+
+def _providers(rng: random.Random, pool: Pool, known: Registries, duration_s: float) -> tuple[ProviderGroup, ...]:
     """Some of the pool's, honest ones more often than as many as there are: a market of cheats alone shows little."""
     honest = tuple(group for group in pool.providers if group.behaviour == HONEST)
     available = pool.providers if rng.random() < 0.4 or not honest else honest
@@ -170,6 +203,7 @@ def _providers(rng: random.Random, pool: Pool, duration_s: float) -> tuple[Provi
             group,
             name=f"p{index}",
             count=count,
+            hardware=_hardware(rng, group, known),
             joins_s=_joins(rng, duration_s),
             config=_config(rng, group.config),
             nat=rng.choice((group.nat, group.nat, "open", "full-cone")),

@@ -52,6 +52,23 @@ def test_mixes_differ_and_reach_every_part_of_the_pool():
     assert any(group.demand.curve for one in made for group in one.clients)
 
 
+def test_what_the_world_can_do_and_no_scenario_shows_is_tried_too():
+    known = Registries(
+        hardware=("rtx-4090", "tiny"),
+        fit=lambda machine, model, slots: "too small" if machine == "tiny" else None,
+        provider_behaviours=("honest", "cheat", "liar"),
+        client_behaviours=("honest", "non-paying"),
+        faults=("crash", "clock-skew", "chain-outage"),
+        attacks=("sybil", "flood"),
+    )
+    made = [mix(seed, POOL.completed(known), known) for seed in range(60)]
+    assert {group.behaviour for one in made for group in one.providers} == {"honest", "cheat", "liar"}
+    assert {group.behaviour for one in made for group in one.clients} == {"honest", "non-paying"}
+    assert {fault.kind for one in made for fault in one.faults} == {"crash", "clock-skew", "chain-outage"}
+    assert {attack.kind for one in made for attack in one.attackers} == {"sybil", "flood"}
+    assert {group.hardware for one in made for group in one.providers} == {"rtx-4090"}
+
+
 def test_another_process_makes_the_same_mix():
     code = "from simulations.explore.mixes import mix; print(repr(mix(17)))"
     told = [
