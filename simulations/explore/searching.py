@@ -130,10 +130,13 @@ def commit_here() -> str:
 def explore(search: Search, on_progress: Callable[[State], None] | None = None) -> State:
     """Run the seeds until all have run, the minutes are over, or Ctrl-C; every failing case is a file at once.
 
-    Raises :class:`~overlay.errors.ConfigError` when Dask is not installed, :class:`ClusterError` for a cluster that
+    Raises :class:`~simulations.scenarios.tree.ScenarioError` when seeds give no scenario,
+    :class:`~overlay.errors.ConfigError` when Dask is not installed, :class:`ClusterError` for a cluster that
     cannot be used, :class:`~simulations.files.OutputError` when files cannot be written.
     """
     prepare_directory(search.directory, 64 * MIB, "--out")
+    for seed in search.seeds[:1]:
+        search.make(seed)  # what is wrong with every seed is told here, once
     state = State(len(search.seeds))
     with _client(search) as client:
         search_on = _Searcher(search, client, state, on_progress or (lambda _: None))
@@ -311,7 +314,7 @@ class _client:
                 dashboard_address=LOOPBACK,
                 worker_dashboard_address=LOOPBACK,
                 memory_limit=0,
-                silence_logs=logging.ERROR,
+                silence_logs=logging.CRITICAL,
                 local_directory=self._scratch.name,
             )
             self._client = distributed.Client(self._cluster, set_as_default=False)
