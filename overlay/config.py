@@ -340,6 +340,31 @@ def load_config(
     return config
 
 
+def from_keys(keys: Mapping[str, Any], source: str) -> Config:
+    """The configuration of a node without file and environment, from dotted keys: ``{"node.serve": ["chat"]}``.
+
+    Raises :class:`~overlay.errors.ConfigError`, whose message begins with ``source``.
+    """
+    tree: dict[str, Any] = {}
+    for path, value in keys.items():
+        *sections, key = path.split(".")
+        inner: Any = tree
+        for part in sections:
+            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or isinstance(inner.get(key), dict):
+            raise ConfigError(f"{source}: {path!r} is given both as a table and as a value")
+        inner[key] = value
+    preset = tree.get("node", {}).get("preset", "") if isinstance(tree.get("node"), dict) else ""
+    if preset and preset not in PRESETS:
+        raise ConfigError(f"{source}: there is no preset {preset!r}; presets: {', '.join(sorted(PRESETS))}")
+    config = _check(_merge(_merge({}, PRESETS.get(preset, {})), tree), source)
+    try:
+        _check_ranges(config)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return config
+
+
 def _check(tree: Mapping[str, Any], source: str) -> Config:
     try:
         return msgspec.convert(tree, Config)

@@ -11,7 +11,7 @@ import trio
 import typer
 
 from compute.tasks import TaskError
-from overlay.cli import ask, channel, devnet, gateway, market, node, subnet, swarm, wallet, watchtower
+from overlay.cli import ask, channel, devnet, gateway, market, node, sim, subnet, swarm, wallet, watchtower
 from overlay.cli.output import Output
 from overlay.errors import CocoonError, InvalidRequest
 
@@ -32,6 +32,7 @@ app.add_typer(watchtower.app, name="watchtower")
 app.add_typer(subnet.app, name="subnet")
 app.add_typer(devnet.app, name="devnet")
 app.add_typer(swarm.app, name="swarm")
+app.add_typer(sim.app, name="sim")
 ask.register(app)
 swarm.register(app)
 
