@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import trio
 
 from dht.index import CapacityIndex, Heard, Provider
@@ -43,6 +45,18 @@ class LateIndex(CapacityIndex):
         """As :meth:`CapacityIndex.models`."""
         self._gossip.let_in()
         return super().models(now=now)
+
+    def pick(self, rng: Random) -> str:
+        """As :meth:`CapacityIndex.pick`."""
+        self._gossip.let_in()
+        return super().pick(rng)
+
+    def settled(self) -> int:
+        """As :meth:`CapacityIndex.settled`, of half a minute ago at most."""
+        if (now := trio.current_time()) >= self._counted_at + POPULATION_S:
+            self._counted_at = now
+            self._gossip.let_in()
+        return super().settled()
 
     def page(self, after: str, limit: int, *, now: float) -> tuple[list[SignedRecord], bool]:
         """As :meth:`CapacityIndex.page`."""
