@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 
-from dht.limits import CHANGE_PERCENT, MIN_ANNOUNCE_INTERVAL_S
+from dht.limits import CHANGE_PERCENT, MIN_ANNOUNCE_INTERVAL_S, TOPIC_RECORDS_PER_S
 from dht.records import CapacityRecord, Offer
 
 _WAIT_FLOOR_MS = 100  # a wait that moves by less than this is no news, whatever the percentage
 
 
-def due_at(sent: CapacityRecord | None, sent_at: float, wanted: CapacityRecord) -> float:
+def due_at(sent: CapacityRecord | None, sent_at: float, wanted: CapacityRecord, providers: int = 1) -> float:
     """When ``wanted`` should be sent, if ``sent`` (None: nothing) was at ``sent_at``; all in seconds of one clock.
 
-    A change of substance is due as soon as the least interval allows; otherwise a third of the TTL after the last one.
+    A change of substance is due as soon as the interval of a market with so many ``providers`` allows; otherwise a
+    third of the TTL after the last one.
     """
     if sent is None:
         return sent_at
-    if moved(sent, wanted):
-        return sent_at + MIN_ANNOUNCE_INTERVAL_S
-    return sent_at + max(MIN_ANNOUNCE_INTERVAL_S, sent.ttl_s / 3)
+    renewal_s = max(MIN_ANNOUNCE_INTERVAL_S, sent.ttl_s / 3)
+    return sent_at + (min(interval_s(providers), renewal_s) if moved(sent, wanted) else renewal_s)
+
+
+def interval_s(providers: int) -> float:
+    """How long one of ``providers`` waits between two changes of its record, so that all of them together send no more
+    than :data:`TOPIC_RECORDS_PER_S`."""
+    return max(MIN_ANNOUNCE_INTERVAL_S, providers / TOPIC_RECORDS_PER_S)
 
 
 def moved(old: CapacityRecord, new: CapacityRecord) -> bool:

@@ -28,12 +28,16 @@ from dht.limits import (
     MAX_HINTS,
     MAX_ORIGINS,
     MAX_RECORD_BYTES,
+    MAX_REFRESH_S,
     MAX_SEARCH_RETRY_S,
+    MEET_BURST,
+    MEET_PER_S,
     PROVIDER_TTL_S,
     REFRESH_S,
     REGOSSIP_DELAY_S,
     REGOSSIP_INTERVAL_S,
     RENEW_AHEAD_S,
+    SAMPLE_AT_LEAST,
     SEARCH_RETRY_S,
     STRANGERS_BURST,
     STRANGERS_PER_S,
@@ -82,7 +86,7 @@ class Directory:
         self._gossip = gossip
         self._topic = f"/cocoon/{subnet}/capacity/1"
         self._protocol = f"/cocoon/{subnet}/capacity/1.0.0"
-        self._neighbours = Neighbours(host, self._protocol, self.index, self._take_in, clock)
+        self._neighbours = Neighbours(host, self._protocol, self.index, self._take, clock, self._rng)
         self._listing: Listing | None = None
         if providers is not None:
             self._listing = Listing(providers, identity.peer_id, subnet, self._rng, ttl_s=provider_ttl_s)
@@ -94,6 +98,7 @@ class Directory:
         self._news = trio.Event()
         self._origins = Allowance(GOSSIP_BURST, GOSSIP_PER_S, MAX_ORIGINS)
         self._strangers = Allowance(STRANGERS_BURST, STRANGERS_PER_S, 1)
+        self._meetings = Allowance(MEET_BURST, MEET_PER_S, 1)
         self._regossip_at = float("-inf")
         self._stack = AsyncExitStack()
 
@@ -141,7 +146,8 @@ class Directory:
         """Offer what ``record`` says from now on; ``subnet``, ``seq`` and ``issued_at`` are set here.
 
         Call it as often as anything changes: it is sent when a price or load moved by more than 10 %, what is sold
-        changed, or a third of its TTL has passed, and at most every two seconds. Raises
+        changed, or a third of its TTL has passed, and at most every two seconds, less often in a market of more than
+        forty. Raises
         :class:`dht.RecordError` when it is too long to be sent. On cancellation it is announced or not.
         """
         wanted = replace(record, subnet=self._subnet)
@@ -182,7 +188,7 @@ class Directory:
             due = float("inf")
             if self._wanted is not None:
                 sent = self._sent.record if self._sent and not self._sent.record.withdrawn else None
-                due = due_at(sent, self._sent_at, self._wanted)
+                due = due_at(sent, self._sent_at, self._wanted, self.index.settled())
             if trio.current_time() >= due and self._wanted is not None:
                 await self._send(self._wanted)
                 continue
@@ -191,8 +197,10 @@ class Directory:
 
     def _meet(self, peer: PeerId, nursery: trio.Nursery) -> None:
         if self._gossip:
-            nursery.start_soon(self._neighbours.ask, peer)
-            nursery.start_soon(self._regossip)
+            if len(self.index) < SAMPLE_AT_LEAST or self._meetings.take("", trio.current_time()):
+                nursery.start_soon(self._neighbours.sample, peer)
+            if self._sent is not None:
+                nursery.start_soon(self._regossip)
         if self._listing is not None:
             self._listing.again()
 
@@ -291,9 +299,6 @@ class Directory:
             news.set()
         return signed, verdict
 
-    def _take_in(self, envelope: bytes, source: Source, sender: PeerId) -> SignedRecord:
-        return self._take(envelope, source, sender)[0]
-
     def _hear(self, message: GossipMessage) -> bool | None:
         """The gossip validator: only a provider itself gossips its record, only its newest is passed on, and no more of
         them than an honest one sends. A neighbour cannot know how much of a flood we have seen: it is ignored. Those
@@ -322,11 +327,14 @@ class Directory:
         return record is not None and record.expires_at > self._clock() + RENEW_AHEAD_S
 
     async def _refresh(self) -> None:
+        wait_s, ask_at = REFRESH_S, trio.current_time() + REFRESH_S / 2
         while True:
             await trio.sleep(REFRESH_S * self._rng.uniform(0.8, 1.2))
             self.index.sweep(self._clock())
-            if self._gossip and (peers := self._host.peers()):
-                await self._neighbours.ask(self._rng.choice(peers).peer_id)
+            if self._gossip and trio.current_time() >= ask_at and (peers := self._host.peers()):
+                lost = await self._neighbours.sample(self._rng.choice(peers).peer_id)
+                wait_s = REFRESH_S if lost else min(2 * wait_s, MAX_REFRESH_S)
+                ask_at = trio.current_time() + wait_s - REFRESH_S / 2
             await self._keep_warm()
 
     async def _keep_warm(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from itertools import islice
+from random import Random
 
 from dht.limits import MAX_DEALT_WITH, MAX_RECORDS, MAX_RECORDS_PER_MODEL, SETTLED_AFTER_S
 from dht.pool import Pool, Standing
@@ -86,6 +88,10 @@ class CapacityIndex:
     def is_settled(self, peer: PeerId) -> bool:
         """Whether a provider is more than a newcomer: it has renewed its record for a while, or was dealt with."""
         return peer in self._all and self._all.standing(peer) is not Standing.NEWCOMER
+
+    def settled(self) -> int:
+        """How many providers are more than newcomers. Inventing identities does not raise it at once."""
+        return self._all.count(Standing.SETTLED) + self._all.count(Standing.DEALT_WITH)
 
     def judge(self, signed: SignedRecord, now: float) -> Verdict:
         """What :meth:`add` would say, changing nothing."""
@@ -192,6 +198,12 @@ class CapacityIndex:
                     return found, True
                 found.append(signed)
         return found, False
+
+    def pick(self, rng: Random) -> str:
+        """One of the providers at random, from which on to look at what somebody else knows; empty for the beginning,
+        which is as likely as each of them."""
+        number = rng.randrange(len(self._records) + 1)
+        return next(islice(self._records, number, None), "")
 
     def standing(self, peer: PeerId, *, now: float) -> SignedRecord | None:
         """One provider's record or withdrawal as it may be passed on, or None."""

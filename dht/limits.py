@@ -50,6 +50,11 @@ CLOCK_SKEW_S = 60
 MIN_ANNOUNCE_INTERVAL_S = 2.0
 """Between two records of one provider, whatever its prices do."""
 
+TOPIC_RECORDS_PER_S = 20.0
+"""Records a second that all providers of a topic together send: each waits for as long as its share takes, by how many
+providers it knows to be there to stay. A market of 40 has news every two seconds, one of 100 every five; from 800 on
+only renewals are sent. At 700 bytes each, and some six copies of each in a mesh, a node carries 80 KB a second."""
+
 CHANGE_PERCENT = 10
 """A price or load that moved further than this is worth a record before its time."""
 
@@ -184,11 +189,29 @@ EXCHANGE_S = 10.0
 MAX_EXCHANGES = 8
 """Neighbours asked at once."""
 
+MAX_LEARNING = 4
+"""Neighbours from which a newcomer learns everything at once: what they told need not be told by a fifth. Who is liars'
+prey is asked what little he knows before they have told him much."""
+
 MAX_SERVED_STREAMS = 32
 """Neighbours answered at once."""
 
 SERVE_BURST_PAGES, SERVE_PAGES_PER_S = 128, 4.0
 """What one neighbour may ask: the whole index twice, then a page every 250 ms."""
 
-REFRESH_S = 30.0
-"""How often a neighbour at random is asked for what gossip may have lost."""
+REFRESH_S, MAX_REFRESH_S = 30.0, 480.0
+"""How often a neighbour at random is asked for what gossip may have lost; doubled each time that nothing was."""
+
+MEET_BURST, MEET_PER_S = 8, 0.1
+"""New neighbours that are asked for the same: whoever starts, or comes out of a partition, meets many at once, and asks
+so many that one honest one among seven liars is heard."""
+
+SAMPLE_RECORDS = 6
+"""Of a neighbour's records that are looked at before all of them are asked for. Of two markets that meet, the chance
+that six of the other one's, drawn from both, hold nothing new is 1 in 64, and there are more neighbours."""
+
+SAMPLE_AT_LEAST = 16
+"""Who knows fewer providers asks for everything at once: it costs no more than two samples do."""
+
+LOST_AFTER_S = 10.0
+"""A record younger than this that a neighbour has, and we have not, may still be on its way to us."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import NamedTuple
 
 import trio
 
 from dht.announcing import Allowance
 from dht.exchange import Page, PageRequest, RecordRequest, page_of, parse_request
-from dht.index import CapacityIndex, Source
+from dht.index import CapacityIndex, Source, Verdict
 from dht.limits import (
     EXCHANGE_S,
+    LOST_AFTER_S,
     MAX_EXCHANGES,
     MAX_PAGES,
     MAX_REPLY_BYTES,
     MAX_REQUEST_BYTES,
+    MAX_LEARNING,
     MAX_SERVED_STREAMS,
+    SAMPLE_AT_LEAST,
+    SAMPLE_RECORDS,
     SERVE_BURST_PAGES,
     SERVE_PAGES_PER_S,
 )
@@ -24,23 +30,37 @@ from transport.host import Host, HostError, HostStream
 from transport.identity import PeerId
 from transport.wire import WireError
 
-Take = Callable[[bytes, Source, PeerId], SignedRecord]
+Take = Callable[[bytes, Source, PeerId], tuple[SignedRecord, Verdict]]
 """Verifies and indexes a record that a peer sent: its own (:attr:`Source.PROVIDER`), or one that it passes on. Raises
 :class:`dht.RecordError` for what no honest node sends."""
 
 
-class Neighbours:
-    """Serves and asks under ``protocol``. What comes in goes to ``take``; ``clock`` gives Unix seconds."""
+class _Taken(NamedTuple):
+    """What came of a page."""
 
-    def __init__(self, host: Host, protocol: str, index: CapacityIndex, take: Take, clock: Callable[[], float]) -> None:
+    last: str
+    """The last peer id of it: the next page begins after that."""
+    lost: bool
+    """Whether a record was among them that should have reached us before, or a provider of whom we had not heard."""
+
+
+class Neighbours:
+    """Serves and asks under ``protocol``. What comes in goes to ``take``; ``clock`` gives Unix seconds; ``rng`` draws
+    samples."""
+
+    def __init__(
+        self, host: Host, protocol: str, index: CapacityIndex, take: Take, clock: Callable[[], float], rng: Random
+    ) -> None:
         self._host = host
         self._protocol = protocol
         self._index = index
         self._take = take
         self._clock = clock
+        self._rng = rng
         self._allowance = Allowance(SERVE_BURST_PAGES, SERVE_PAGES_PER_S)
         self._serving = trio.CapacityLimiter(MAX_SERVED_STREAMS)
         self._asking = trio.CapacityLimiter(MAX_EXCHANGES)
+        self._learning = trio.CapacityLimiter(MAX_LEARNING)
 
     async def serve(self, stream: HostStream) -> None:
         """The handler of inbound streams."""
@@ -70,6 +90,31 @@ class Neighbours:
         """Learn all that a neighbour knows. One that sends garbage is dropped, one that does not speak this is not."""
         async with self._asking:
             await self._on_stream(peer, (), self._read_pages)
+
+    async def sample(self, peer: PeerId) -> bool:
+        """Look at a few of the records that a neighbour knows, from a place at random on; learn all when one of them
+        should have reached us before, or when we know few. Whether there was one. Errors as those of :meth:`ask`."""
+        lost = False
+        if len(self._index) < SAMPLE_AT_LEAST:
+            async with self._learning:  # who waited here may find that others have told enough
+                if len(self._index) < SAMPLE_AT_LEAST:
+                    await self.ask(peer)
+                    return True
+
+        async def read(stream: HostStream) -> None:
+            nonlocal lost
+            after = self._index.pick(self._rng)
+            page = await self._page(stream, PageRequest(after, SAMPLE_RECORDS))
+            if after and not page.envelopes:  # there is nothing behind that place
+                after = ""
+                page = await self._page(stream, PageRequest(after, SAMPLE_RECORDS))
+            lost = self._take_page(page, stream.peer_id, after).lost
+            if lost:
+                await self._read_pages(stream)
+
+        async with self._asking:
+            await self._on_stream(peer, (), read)
+        return lost
 
     async def fetch(self, peer: PeerId, addrs: Sequence[str] = ()) -> None:
         """Ask a provider for its own record, connecting first if need be, with ``addrs`` as hints."""
@@ -104,14 +149,26 @@ class Neighbours:
     async def _read_pages(self, stream: HostStream) -> None:
         after = ""
         for _ in range(MAX_PAGES):
-            with trio.fail_after(EXCHANGE_S):
-                await stream.send(PageRequest(after).to_bytes())
-                page = Page.from_bytes(await stream.receive(MAX_REPLY_BYTES))
-            for envelope in page.envelopes:
-                signed = self._take(envelope, Source.NEIGHBOUR, stream.peer_id)
-                if signed.peer_id <= after:
-                    raise WireError("records out of order")
-                after = signed.peer_id
-                await trio.lowlevel.checkpoint()
+            page = await self._page(stream, PageRequest(after))
+            after = self._take_page(page, stream.peer_id, after).last
             if not page.more:
                 return
+            await trio.lowlevel.checkpoint()
+
+    async def _page(self, stream: HostStream, request: PageRequest) -> Page:
+        with trio.fail_after(EXCHANGE_S):
+            await stream.send(request.to_bytes())
+            return Page.from_bytes(await stream.receive(MAX_REPLY_BYTES))
+
+    def _take_page(self, page: Page, teller: PeerId, after: str) -> _Taken:
+        lost, now = False, self._clock()
+        for envelope in page.envelopes:
+            signed, verdict = self._take(envelope, Source.NEIGHBOUR, teller)
+            if signed.peer_id <= after:
+                raise WireError("records out of order")
+            after = signed.peer_id
+            if verdict is Verdict.NEWS:
+                heard = self._index.heard(signed.peer_id)
+                stranger = heard is None or heard.first_at == heard.at
+                lost |= stranger or now - signed.record.issued_at > LOST_AFTER_S
+        return _Taken(after, lost)

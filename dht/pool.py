@@ -64,6 +64,10 @@ class Pool:
         """Of a member."""
         return self._members[peer][0].standing
 
+    def count(self, standing: Standing) -> int:
+        """How many members have it."""
+        return self._counts[standing]
+
     def put(self, peer: PeerId, standing: Standing, issued_at: int, teller: str = "") -> None:
         """Add a provider, or note its new standing and the age of its record (Unix seconds), and who told of it."""
         self.drop(peer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from dht.limits import (
@@ -21,6 +22,7 @@ from dht.limits import (
     MAX_OFFERS,
     MAX_PRICE_NANOTON,
     MAX_RECORD_BYTES,
+    MAX_RECORDS,
     MAX_SEQ,
     MAX_SOFTWARE_CHARS,
     MAX_TTL_S,
@@ -176,8 +178,12 @@ def sign_record(identity: Identity, record: CapacityRecord) -> SignedRecord:
     return SignedRecord(identity.peer_id, record, envelope)
 
 
+@lru_cache(maxsize=MAX_RECORDS)
 def parse_record(data: bytes) -> SignedRecord:
-    """Parse and verify a signed record. Raises :class:`RecordError`. Time is not looked at: see :func:`check_time`."""
+    """Parse and verify a signed record. Raises :class:`RecordError`. Time is not looked at: see :func:`check_time`.
+
+    Good ones are remembered: the same bytes come by gossip and again from each neighbour that is asked.
+    """
     try:
         signed = open_envelope(DOMAIN, data, max_bytes=MAX_RECORD_BYTES)
         value = decode(signed.payload, max_bytes=MAX_RECORD_BYTES)

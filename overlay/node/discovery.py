@@ -11,6 +11,7 @@ import trio
 
 from dht import Directory, Offer
 from dht.kad import KadConfig, Kademlia, KadError, StorageError
+from dht.kad.limits import K
 from dht.limits import PROVIDER_TTL_S
 from overlay.config import Config
 from overlay.errors import ConfigError, NoProvider, UnknownModel
@@ -181,11 +182,14 @@ def table_text(state: dict[str, Any] | None) -> str:
 
 async def _get_acquainted(host: Host, table: Kademlia) -> None:
     """Ask neighbours again whether they serve the table, a few times after the start: of nodes that start together each
-    may have asked the other before it was ready, and the table then leaves it alone for minutes."""
+    may have asked the other before it was ready, and the table then leaves it alone for minutes.
+
+    Only those that we dialled, since clients come to a provider by the hundred and serve nothing; and only while the
+    table is thin, since one with a bucket's worth of peers finds the others by itself."""
     for pause_s in ACQUAINT_AFTER_S:
         await trio.sleep(pause_s)
         known = {peer.peer_id for peer in table.peers()}
-        if any(info.peer_id not in known for info in host.peers()):
+        if len(known) < K and any(info.peer_id not in known for info in host.peers() if not info.inbound):
             with suppress(KadError, HostError):
                 await table.bootstrap()
 
@@ -218,8 +222,11 @@ async def open_discovery(
         table = None
         if section.dht:
             # Listings are renewed by the directory, which knows under which keys; the table does it never.
-            shape = KadConfig(provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=float("inf"))
+            # Whoever serves nobody needs no far buckets before it looks for something there.
             client_only = not host.addrs or bool(config.relay.use)
+            shape = KadConfig(
+                provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=float("inf"), bootstrap_refresh=not client_only
+            )
             table = Kademlia(
                 host, subnet.id, validators={}, config=shape, client_only=client_only,
                 storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from simulations.network.dialling import Dial, split_addr, split_peer
-from simulations.network.gossip import VirtualGossip
 from simulations.network.limits import MAX_KNOWN_PEERS, TRIM_SHARE
 from simulations.network.links import ANSWER, OPEN, Link
 from simulations.network.streams import VirtualStream
@@ -69,7 +68,7 @@ class VirtualHost:
         """The tick before which nothing that arrives can be taken in: what came before is still arriving."""
         self.last_dial_s = float("-inf")
         """When it last dialled out, which is what keeps a NAT's mapping."""
-        self.gossip = VirtualGossip(self)
+        self.gossip = network.router(self)
         self._peer_id = identity.peer_id
         self._addrs = tuple(f"{addr}/p2p/{identity.peer_id}" for addr in place.addrs())
         self._workers = Workers(nursery)
@@ -104,6 +103,15 @@ class VirtualHost:
     def links(self) -> list[Link]:
         """Our ends of the connections that stand."""
         return list(self._links.values())
+
+    @property
+    def has_links(self) -> bool:
+        """Whether it is connected to anybody."""
+        return bool(self._links)
+
+    def only_link(self, link: Link) -> bool:
+        """Whether ``link`` is the one connection that it has."""
+        return len(self._links) == 1 and self._links.get(link.remote.host.peer_id) is link
 
     # --- connections ------------------------------------------------------------------------------------------------
 

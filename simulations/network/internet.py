@@ -14,7 +14,9 @@ import trio
 from simulations.determinism import EventLog
 from simulations.network.dialling import split_peer
 from simulations.network.host import VirtualHost
+from simulations.network.gossip import VirtualGossip
 from simulations.network.limits import KEEPALIVE_S
+from simulations.network.meanfield import Ether, MeanFieldGossip
 from simulations.network.timeline import Timeline
 from simulations.network.world import Atlas, Place
 from transport.host import background
@@ -40,7 +42,9 @@ class VirtualNetwork:
     :attr:`log` its hash.
     """
 
-    def __init__(self, rng: random.Random, log: EventLog, jitter_s: float, loss: float) -> None:
+    def __init__(
+        self, rng: random.Random, log: EventLog, jitter_s: float, loss: float, *, mean_field: bool = False
+    ) -> None:
         self.rng = rng
         self.log = log
         self.atlas = Atlas(random.Random(rng.getrandbits(64)))  # noqa: S311  # a model, no secret
@@ -60,16 +64,20 @@ class VirtualNetwork:
         self._places: dict[PeerId, Place] = {}
         self._listeners: dict[tuple[str, int], VirtualHost] = {}
         self._machines: dict[str, VirtualHost] = {}
-        self._sides: dict[int, int] = {}
+        self.sides: dict[int, int] = {}
+        """By number of a host, on which side of a partition it is; 0 is not written. Replaced when it changes."""
+        self._ether = Ether() if mean_field else None
 
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, rng: random.Random, *, log: EventLog | None = None, jitter_s: float = 0.004, loss: float = 0.0
-    ) -> AsyncIterator[VirtualNetwork]:
+        cls, rng: random.Random, *, log: EventLog | None = None, jitter_s: float = 0.004, loss: float = 0.0,
+        mean_field: bool = False,
+    ) -> AsyncIterator[VirtualNetwork]:  # fmt: skip
         """A network for the length of the block. Each way takes up to ``jitter_s`` longer, at random; a message is lost
-        with probability ``loss`` and retransmitted, later and later, until the connection breaks."""
-        network = cls(rng, log or EventLog(), jitter_s, loss)
+        with probability ``loss`` and retransmitted, later and later, until the connection breaks. With ``mean_field``
+        gossip is that of :mod:`simulations.network.meanfield`."""
+        network = cls(rng, log or EventLog(), jitter_s, loss, mean_field=mean_field)
         async with background() as nursery:
             nursery.start_soon(network.timeline.run)
             yield network
@@ -118,6 +126,10 @@ class VirtualNetwork:
                 self._listeners[address, place.port] = self._machines[address] = host
         return host
 
+    def router(self, host: VirtualHost) -> VirtualGossip:
+        """The gossip of a new host."""
+        return VirtualGossip(host) if self._ether is None else MeanFieldGossip(host, self._ether)
+
     # --- who is where -------------------------------------------------------------------------------------------------
 
     def unix_time(self) -> float:
@@ -156,7 +168,7 @@ class VirtualNetwork:
 
     def parted(self, one: VirtualHost, other: VirtualHost) -> bool:
         """Whether two hosts are on different sides of a partition."""
-        return bool(self._sides) and self._sides.get(one.number, 0) != self._sides.get(other.number, 0)
+        return bool(self.sides) and self.sides.get(one.number, 0) != self.sides.get(other.number, 0)
 
     def split(self, *groups: Collection[PeerId]) -> None:
         """Partition: hosts reach those of their own group only; those in no group are one group more.
@@ -164,18 +176,18 @@ class VirtualNetwork:
         Connections across stall, and break when what they send is not acknowledged, or the keep-alive is not.
         """
         self.faulty = True
-        self._sides = {self._numbers[peer]: side for side, group in enumerate(groups, 1) for peer in sorted(group)}
-        self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, self._sides)
+        self.sides = {self._numbers[peer]: side for side, group in enumerate(groups, 1) for peer in sorted(group)}
+        self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, self.sides)
 
     def heal(self) -> None:
         """End the partition; connections that still stand go on."""
-        self._sides = {}
+        self.sides = {}
         for host in self._hosts():
             for link in host.links():
                 link.heal()
 
     def _probe_all(self, sides: dict[int, int]) -> None:
-        for host in self._hosts() if self._sides is sides else ():
+        for host in self._hosts() if self.sides is sides else ():
             for link in host.links():
                 link.probe()
 

@@ -63,3 +63,15 @@ PRUNE_BACKOFF_S = 60.0
 
 SEEN_S = 120.0
 """How long message ids are remembered at least (seen_ttl of the specification)."""
+
+MEAN_FIELD_HOP_S = 0.02
+"""What a mesh adds to the direct way for each natural logarithm of its members, in the mean."""
+
+MEAN_FIELD_SPREAD = 0.8
+"""How far single pairs of hosts are from that mean, as a share of it."""
+
+MEAN_FIELD_LATEST_S = 2.0
+"""By then everybody has heard: no pair is so far apart."""
+
+MEAN_FIELD_COPIES = 6.0
+"""Of each message, for each follower, that a mesh sends."""

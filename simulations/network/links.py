@@ -35,6 +35,7 @@ class Link:
     """
 
     __slots__ = (
+        "_info",
         "addr",
         "grafted",
         "host",
@@ -61,6 +62,7 @@ class Link:
         self.round_trip_s = round_trip_s
         self.one_way_s = round_trip_s / 2
         self.addr = addr
+        self._info: PeerInfo | None = None
         self.inbound = inbound
         self.is_open = True
         self.last_tick = 0
@@ -83,7 +85,9 @@ class Link:
     @property
     def info(self) -> PeerInfo:
         """The peer at the other end."""
-        return PeerInfo(self.remote.host.peer_id, self.addr, self.inbound, relayed=False)
+        if self._info is None:
+            self._info = PeerInfo(self.remote.host.peer_id, self.addr, self.inbound, relayed=False)
+        return self._info
 
     def send(self, kind: int, payload: bytes, size: int, act: Act, argument: Any) -> None:
         """Let ``act(argument)`` happen at the other end when ``size`` bytes and a frame have travelled there.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from compute.engines import Engine
 from compute.scheduler import Scheduler
+from dht import CapacityIndex
 from dht.kad.storage import Storage
 from overlay.chain import Chain
 from overlay.config import Config
@@ -24,8 +25,10 @@ from overlay.settlement import channel_public_key
 from overlay.settlement.ledger import GroupCommit, Store, open_ledger
 from overlay.settlement.wallet import Wallet
 from overlay.subnet import Subnet
-from simulations.network import Place, VirtualNetwork
+from simulations.network import Place, VirtualHost, VirtualNetwork
+from simulations.network.meanfield import MeanFieldGossip
 from simulations.world.chain import NETWORK_ID, Connection, SimulatedChain, chain_of
+from simulations.world.index import LateIndex
 from simulations.world.inline import inline
 from transport.host.interface import Host
 from transport.identity import Identity
@@ -58,6 +61,7 @@ class VirtualMachine(Machine):
         self.rng = random.Random(f"choices of {name} in {around.seed}")  # noqa: S311  # a model
         self.random_bytes = self._secrets.randbytes
         self.clock = lambda: around.network.unix_time() + self.skew_s
+        self._host: VirtualHost
         self._identity = Identity(self._key("identity"))
         self.wallet = Wallet(self._key("wallet"), NETWORK_ID)
         self.channel_seed = self._key("channel")
@@ -79,7 +83,17 @@ class VirtualMachine(Machine):
     ) -> AbstractAsyncContextManager[Host]:  # fmt: skip
         """A host of the virtual network, at this machine's place."""
         jitter = random.Random(self.rng.random())  # noqa: S311  # of retries
-        return self._around.network.open(identity, self.place, bootstrap=bootstrap, rng=jitter)
+        return self._hosted(self._around.network.open(identity, self.place, bootstrap=bootstrap, rng=jitter))
+
+    @asynccontextmanager
+    async def _hosted(self, opening: AbstractAsyncContextManager[VirtualHost]) -> AsyncIterator[Host]:
+        async with opening as self._host:
+            yield self._host
+
+    def index(self) -> CapacityIndex:
+        """One that lets news in when it is read, where gossip is a mean field."""
+        gossip = self._host.gossip
+        return LateIndex(gossip) if isinstance(gossip, MeanFieldGossip) else CapacityIndex()
 
     @asynccontextmanager
     async def open_chain(self, config: Config, log: EventLog, *, may_start_devnet: bool) -> AsyncIterator[Chain]:

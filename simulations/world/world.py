@@ -28,7 +28,7 @@ from overlay.subnet import Subnet
 from simulations.determinism import EventLog
 from simulations.network import Nat, VirtualNetwork
 from simulations.results import Happening
-from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scenario
+from simulations.scenarios.model import ClientGroup, Demand, Gossip, ProviderGroup, Scenario
 from simulations.world import attackers, faults, hardware
 from simulations.world import demand as demands
 from simulations.world.buying import Order, buy, wanted_units
@@ -78,9 +78,12 @@ class World:
         part = scenario.network
         draw = random.Random(f"network of {seed}")  # noqa: S311  # a model, no secret
         async with (
-            VirtualNetwork.running(draw, log=log, jitter_s=part.jitter_ms / 1000, loss=part.loss) as network,
+            VirtualNetwork.running(
+                draw, log=log, jitter_s=part.jitter_ms / 1000, loss=part.loss,
+                mean_field=part.gossip is Gossip.MEAN_FIELD,
+            ) as network,
             background() as nursery,
-        ):
+        ):  # fmt: skip
             world = cls(scenario, seed, network, nursery)
             world._populate()
             yield world

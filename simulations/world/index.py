@@ -1,0 +1,64 @@
+"""The capacity index of a simulated node whose gossip comes when it looks (:mod:`simulations.network.meanfield`)."""
+
+from __future__ import annotations
+
+from random import Random
+
+import trio
+
+from dht.index import CapacityIndex, Heard, Provider
+from dht.records import CapacityRecord, SignedRecord
+from simulations.network.meanfield import MeanFieldGossip
+from transport.identity import PeerId
+
+POPULATION_S = 30.0
+"""How old the count of providers may be: whoever only counts them need not look at each one."""
+
+
+class LateIndex(CapacityIndex):
+    """Lets in what ``gossip`` has brought before it answers. What a search finds nobody for is waited for."""
+
+    def __init__(self, gossip: MeanFieldGossip) -> None:
+        super().__init__()
+        self._gossip = gossip
+        self._counted_at = float("-inf")
+
+    def get(self, peer: PeerId, now: float) -> CapacityRecord | None:
+        """As :meth:`CapacityIndex.get`."""
+        self._gossip.let_in_of(peer)
+        return super().get(peer, now)
+
+    def heard(self, peer: PeerId) -> Heard | None:
+        """As :meth:`CapacityIndex.heard`."""
+        self._gossip.let_in_of(peer)
+        return super().heard(peer)
+
+    def providers(self, task: str, model: str | None = None, tier: str | None = None, *, now: float) -> list[Provider]:
+        """As :meth:`CapacityIndex.providers`."""
+        self._gossip.let_in()
+        found = super().providers(task, model, tier, now=now)
+        if not found:
+            self._gossip.hunger()
+        return found
+
+    def models(self, *, now: float) -> list[tuple[str, str]]:
+        """As :meth:`CapacityIndex.models`."""
+        self._gossip.let_in()
+        return super().models(now=now)
+
+    def pick(self, rng: Random) -> str:
+        """As :meth:`CapacityIndex.pick`."""
+        self._gossip.let_in()
+        return super().pick(rng)
+
+    def settled(self) -> int:
+        """As :meth:`CapacityIndex.settled`, of half a minute ago at most."""
+        if (now := trio.current_time()) >= self._counted_at + POPULATION_S:
+            self._counted_at = now
+            self._gossip.let_in()
+        return super().settled()
+
+    def page(self, after: str, limit: int, *, now: float) -> tuple[list[SignedRecord], bool]:
+        """As :meth:`CapacityIndex.page`."""
+        self._gossip.let_in()
+        return super().page(after, limit, now=now)
