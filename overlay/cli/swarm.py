@@ -53,7 +53,7 @@ def demo(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which: gateway, tunnel, dht or settlement.")] = "gateway",
+    name: Annotated[str, typer.Argument(help="Which: gateway, tunnel, dht, settlement or sim.")] = "gateway",
     quick: Annotated[bool, typer.Option(help="Fewer samples, for a first look.")] = False,
     as_json: o.JsonOption = False,
 ) -> None:

@@ -36,6 +36,12 @@ async def _dht(quick: bool, output: Output) -> list[Row]:
     return await dht_rows(quick, output)
 
 
+async def _sim(quick: bool, output: Output) -> list[Row]:
+    from simulations.bench.sim import sim_rows
+
+    return await sim_rows(quick, output)
+
+
 async def _settlement(quick: bool, output: Output) -> list[Row]:
     from simulations.bench.settlement import settlement_rows
 
@@ -46,6 +52,7 @@ BENCHES: dict[str, Callable[[bool, Output], Awaitable[list[Row]]]] = {
     "dht": _dht,
     "gateway": _gateway,
     "settlement": _settlement,
+    "sim": _sim,
     "tunnel": _tunnel,
 }
 """What can be measured."""
