@@ -87,8 +87,11 @@ async def _open_network(
             carrier=network.carrier.value,
             network=str(network.plan.network),
         )
-        yield network
-        log.info("network_counts", "the network is down", **network.counts())
+        try:
+            yield network
+        finally:
+            if counts := network.counts():
+                log.info("packets", _packets_text(counts), **counts)
 
 
 @dataclass
@@ -156,9 +159,13 @@ class Swarm:
 
     def _process(self, machine: str, arguments: Sequence[str]) -> Any:
         command = cocoon_command(*arguments, "--json")
+        home = self._home
         if self._network is not None:
             command = self._network.command(machine, command)
-        return run_command(machine, command, home=self._home)
+            if self._network.is_natted(machine):
+                # Through a common home others would learn its inside address, which leads nowhere.
+                home = home / machine
+        return run_command(machine, command, home=home)
 
     def _devnet(self) -> list[str]:
         return [] if self._network is None else self._network.devnet_arguments()
@@ -312,6 +319,13 @@ def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _packets_text(counts: Mapping[str, int]) -> str:
+    what = {"lost": "lost", "queue_full": "dropped by full lines", "cut": "cut off", "refused": "refused by NATs"}
+    rest = ", ".join(f"{counts[key]} {text}" for key, text in what.items() if counts[key])
+    carried = f"the relay carried {counts['carried']} packets, {counts['carried_bytes'] / 1e6:.1f} MB"
+    return f"{carried}; {rest}" if rest else carried
 
 
 def _with_peer(addr: str, peer_id: str) -> str:

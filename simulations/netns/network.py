@@ -114,7 +114,8 @@ class SwarmNetwork:
         if self.options.behind_nat and machine == self._nodes[0]:
             arguments.append("--set=relay.serve=true")
         if self.is_natted(machine) and relay_addr is not None:
-            arguments.append(f'--set=relay.use=["{relay_addr}"]')
+            # Whoever is behind a NAT knows somebody outside, and is known to others through him only.
+            arguments += ["--bootstrap", relay_addr, f'--set=relay.use=["{relay_addr}"]']
         return arguments
 
     def is_natted(self, machine: str) -> bool:
