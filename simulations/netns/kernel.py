@@ -138,7 +138,7 @@ def has_netem(namespace: str) -> bool:
             inside.tc("add", "netem", index, handle=_HANDLE, delay=1000)
         except NetlinkError:
             return False
-        inside.tc("del", index=index, handle=_HANDLE)
+        inside.tc("del", index=index, root=True)
         return True
 
 
