@@ -75,9 +75,11 @@ async def _open_network(
         yield None
         return
     # pyroute2 is slow to import, and only this needs it.
+    from simulations.netns.kernel import may_make_networks
     from simulations.netns.network import open_network
     from simulations.netns.owner import remove_leftovers
 
+    may_make_networks()
     for left in await trio.to_thread.run_sync(remove_leftovers):
         log.info("leftovers", left.text, owner=left.owner.pid, namespaces=left.namespaces, processes=left.processes)
     async with open_network(number, options, home) as network:

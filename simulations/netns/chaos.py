@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -45,20 +46,20 @@ class Step:
 
 
 def plan_chaos(seed: int, nodes: Sequence[str], *, for_s: float, every_s: float, partitions: bool) -> tuple[Step, ...]:
-    """One step every ``every_s`` seconds for ``for_s`` seconds; then what is frozen is thawed and what is cut healed.
+    """One step every ``every_s`` seconds until ``for_s``, when what is frozen is thawed and what is cut healed.
 
     One node at least always runs, neither frozen nor killed in the last two steps, so that the network has somebody
     to come back to. With one node there is nobody to spare: it is killed only. The same arguments give the same plan.
     """
     if not nodes:
         raise ConfigError("the swarm has no node")
-    if every_s <= 0 or for_s < every_s:
-        raise ConfigError("--every is more than nothing and at most --for")
+    if not 0 < every_s < for_s:
+        raise ConfigError("--every is more than nothing and less than --for")
     if for_s / every_s > MAX_STEPS:
         raise ConfigError(f"that would be more than {MAX_STEPS} steps; take a longer --every")
     draw = _Draw(random.Random(seed), tuple(nodes), partitions)  # noqa: S311 — a seeded plan, no secret
     # The first after one interval, and by multiplication: adding up would drift.
-    steps = [draw.step(every_s * index) for index in range(1, int(for_s / every_s + 1e-9) + 1)]
+    steps = [draw.step(every_s * index) for index in range(1, math.ceil(for_s / every_s - 1e-9))]
     return (*steps, *draw.mended(for_s))
 
 

@@ -111,11 +111,12 @@ def setting_up() -> Iterator[None]:
     """One process at a time. Not to be nested. Raises :class:`~overlay.errors.ConfigError` without the right to."""
     try:
         RUN.mkdir(mode=0o755, exist_ok=True)
+        file = (RUN / _SETTING_UP).open("w")
     except OSError as error:
         raise ConfigError(
-            f"{RUN} cannot be made: {error.strerror}; a swarm needs it to clean up behind itself"
+            f"{RUN} cannot be written ({error.strerror}), where swarms with --netns note what is theirs; run it as root"
         ) from error
-    with (RUN / _SETTING_UP).open("w") as file:
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
