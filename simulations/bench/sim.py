@@ -113,7 +113,7 @@ def simulate(
 
 
 def _cocoon(arguments: list[str], *, environ: dict[str, str] | None = None) -> dict[str, Any]:
-    done = subprocess.run(  # noqa: S603  # this program
+    done = subprocess.run(  # this program
         [sys.executable, "-m", "overlay.cli", *arguments],
         capture_output=True, text=True, timeout=_TIMEOUT_S, env=os.environ | (environ or {}), check=False,
     )  # fmt: skip
