@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from simulations.scenarios import reading
+from simulations.scenarios import options, reading
 from simulations.scenarios.checks import expected_jobs
 from simulations.scenarios.model import (
     AttackGroup,
@@ -28,6 +28,7 @@ from simulations.scenarios.model import (
     ProviderGroup,
     Scenario,
 )
+from simulations.scenarios.options import Means
 from simulations.scenarios.registries import Registries
 
 MAX_PROVIDERS = 8
@@ -80,16 +81,21 @@ class Pool:
     @classmethod
     def of(cls, scenarios: tuple[Scenario, ...]) -> Pool:
         """The parts of some scenarios."""
-        faults, attackers, clients = [], [], []
+        faults, attackers, clients, providers = [], [], [], []
         for scenario in scenarios:
             share = 1 / scenario.duration_s
             faults += [replace(one, at_s=one.at_s * share, for_s=one.for_s * share) for one in scenario.faults]
-            attackers += [replace(one, at_s=one.at_s * share) for one in scenario.attackers]
+            for attack in scenario.attackers:
+                said = _scaled(options.ATTACKS, attack.kind, attack.options, share)
+                attackers.append(replace(attack, at_s=attack.at_s * share, options=said))
             for group in scenario.clients:
                 curve = tuple((second * share, factor) for second, factor in group.demand.curve)
-                clients.append(replace(group, demand=replace(group.demand, curve=curve)))
-        providers = tuple(group for scenario in scenarios for group in scenario.providers)
-        return cls(providers, tuple(clients), tuple(faults), tuple(attackers))
+                said = _scaled(options.CLIENTS, group.behaviour, group.options, share)
+                clients.append(replace(group, demand=replace(group.demand, curve=curve), options=said))
+            for seller in scenario.providers:
+                said = _scaled(options.PROVIDERS, seller.behaviour, seller.options, share)
+                providers.append(replace(seller, options=said))
+        return cls(tuple(providers), tuple(clients), tuple(faults), tuple(attackers))
 
     def completed(self, known: Registries) -> Pool:
         """With what the world can do besides, once each, as by default: what no scenario shows yet is tried too."""
@@ -106,6 +112,35 @@ class Pool:
             (*self.faults, *(Fault(kind, 0.3, 0.2) for kind in _missing(known.faults, kinds[0]))),
             (*self.attackers, *(AttackGroup(kind, 4, 0.2) for kind in _missing(known.attacks, kinds[1]))),
         )
+
+
+Said = dict[str, Any]
+Table = Mapping[str, options.Options]
+
+
+def _scaled(table: Table, kind: str, said: Said, factor: float) -> Said:
+    """Options with their seconds times ``factor``."""
+    seconds = options.meaning(table, kind, said, Means.SECOND)
+    return {**said, **{name: value * factor for name, value in seconds}}
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What options of a part are fitted to: this mix's groups and length."""
+
+    rng: random.Random
+    providers: list[str]
+    clients: list[str]
+    duration_s: float
+
+    def fit(self, table: Table, kind: str, said: Said) -> Said:
+        """Options with seconds of this mix, and groups of it in the place of those that they named."""
+        fitted = _scaled(table, kind, said, self.duration_s)
+        for name, _ in options.meaning(table, kind, said, Means.PROVIDERS):
+            fitted[name] = self.rng.choice(self.providers)
+        for name, _ in options.meaning(table, kind, said, Means.CLIENTS):
+            fitted[name] = self.rng.choice(self.clients)
+        return fitted
 
 
 def _missing(known: Collection[str] | None, there: Collection[str]) -> list[str]:
@@ -131,7 +166,13 @@ def mix(seed: int, pool: Pool | None = None, known: Registries | None = None) ->
     duration_s = rng.choice(DURATIONS_S)
     providers = _providers(rng, pool, known, duration_s)
     clients = _clients(rng, pool, duration_s)
-    names = [*(group.name for group in providers), *(group.name for group in clients)]
+    here = _Here(rng, [group.name for group in providers], [group.name for group in clients], duration_s)
+    providers = tuple(
+        replace(group, options=here.fit(options.PROVIDERS, group.behaviour, group.options)) for group in providers
+    )
+    clients = tuple(
+        replace(group, options=here.fit(options.CLIENTS, group.behaviour, group.options)) for group in clients
+    )
     scenario = Scenario(
         title=f"Mix {seed}",
         about="A random mix of parts of the shipped scenarios.",
@@ -151,8 +192,8 @@ def mix(seed: int, pool: Pool | None = None, known: Registries | None = None) ->
         ),
         providers=providers,
         clients=clients,
-        faults=tuple(_fault(rng, pool.faults, names, duration_s) for _ in range(_few(rng, len(pool.faults)))),
-        attackers=tuple(_attack(rng, pool.attackers, duration_s) for _ in range(_few(rng, len(pool.attackers)))),
+        faults=tuple(_fault(pool.faults, here) for _ in range(_few(rng, len(pool.faults)))),
+        attackers=tuple(_attack(pool.attackers, here) for _ in range(_few(rng, len(pool.attackers)))),
     )
     jobs = expected_jobs(scenario)
     if jobs > MAX_JOBS:
@@ -237,18 +278,22 @@ def _calmer(group: ClientGroup, factor: float) -> ClientGroup:
     return replace(group, demand=replace(group.demand, jobs_per_hour=group.demand.jobs_per_hour * factor))
 
 
-def _fault(rng: random.Random, faults: tuple[Fault, ...], groups: list[str], duration_s: float) -> Fault:
+def _fault(faults: tuple[Fault, ...], here: _Here) -> Fault:
+    rng, duration_s = here.rng, here.duration_s
     fault = rng.choice(faults)
     return replace(
         fault,
         at_s=round(rng.uniform(0.0, 0.9) * duration_s, 3),
         for_s=round(min(fault.for_s, 1.0) * rng.choice((0.3, 1.0, 1.0, 2.0)) * duration_s, 3),
-        group=rng.choice(("", *groups)) if fault.group else "",
+        group=rng.choice(("", *here.providers, *here.clients)) if fault.group else "",
         share=rng.choice((fault.share, 1.0, 0.5)),
+        options=here.fit(options.FAULTS, fault.kind, fault.options),
     )
 
 
-def _attack(rng: random.Random, attackers: tuple[AttackGroup, ...], duration_s: float) -> AttackGroup:
+def _attack(attackers: tuple[AttackGroup, ...], here: _Here) -> AttackGroup:
+    rng = here.rng
     attack = rng.choice(attackers)
     count = min(attack.count, rng.randint(1, MAX_SYBILS))
-    return replace(attack, count=count, at_s=round(rng.uniform(0.0, 0.7) * duration_s, 3))
+    at_s = round(rng.uniform(0.0, 0.7) * here.duration_s, 3)
+    return replace(attack, count=count, at_s=at_s, options=here.fit(options.ATTACKS, attack.kind, attack.options))

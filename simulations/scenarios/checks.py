@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -17,8 +17,9 @@ from compute.tasks import Task
 from overlay.config import Config, from_keys
 from overlay.errors import ConfigError
 from simulations.network.world import REGIONS, Nat
-from simulations.scenarios import limits
+from simulations.scenarios import limits, options
 from simulations.scenarios.model import ClientGroup, Demand, ProviderGroup, Scenario, Size
+from simulations.scenarios.options import Means
 from simulations.scenarios.registries import Registries
 from simulations.scenarios.tree import ScenarioError, nearest, place
 
@@ -49,6 +50,7 @@ def _problems(scenario: Scenario, known: Registries) -> Problems:
         at = place("providers", index, provider)
         yield from _group(provider, at, scenario)
         yield from _unknown(provider.behaviour, known.provider_behaviours, f"{at}.behaviour", "behaviour of providers")
+        yield from _options(options.PROVIDERS, provider.behaviour, provider.options, at, scenario)
         yield from _sold(provider, at, known)
         if provider.floor <= 0:
             yield f"{at}.floor", f"must be above 0, not {provider.floor:g}"
@@ -57,6 +59,7 @@ def _problems(scenario: Scenario, known: Registries) -> Problems:
         at = place("clients", index, client)
         yield from _group(client, at, scenario)
         yield from _unknown(client.behaviour, known.client_behaviours, f"{at}.behaviour", "behaviour of clients")
+        yield from _options(options.CLIENTS, client.behaviour, client.options, at, scenario)
         yield from _wanted(client.demand, f"{at}.demand", known)
         yield from _demand(client.demand, f"{at}.demand", scenario.duration_s)
     yield from _trouble(scenario, known)
@@ -193,10 +196,32 @@ def _trouble(scenario: Scenario, known: Registries) -> Problems:
             yield f"{at}.share", f"a part above 0 and at most 1, not {fault.share:g}"
         if fault.group:
             yield from _unknown(fault.group, groups, f"{at}.group", "group")
+        yield from _options(options.FAULTS, fault.kind, fault.options, at, scenario)
     for index, attack in enumerate(scenario.attackers):
         yield from _unknown(attack.kind, known.attacks, f"attackers.{index}.kind", "attack")
         if not 0 <= attack.at_s <= scenario.duration_s:
             yield f"attackers.{index}.at_s", f"{attack.at_s:g} s is not within the run of {scenario.duration_s:g} s"
+        yield from _options(options.ATTACKS, attack.kind, attack.options, f"attackers.{index}", scenario)
+
+
+def _options(
+    table: Mapping[str, options.Options], kind: str, said: Mapping[str, Any], at: str, scenario: Scenario
+) -> Problems:
+    known = table.get(kind)
+    if known is None:
+        return
+    for name, value in said.items():
+        path = f"{at}.options.{name}"
+        if name not in known:
+            yield f"{at}.options", f"{kind} has no option {name!r}; {nearest(name, known, 'it has', 1)}"
+        elif not options.is_right(known[name], value):
+            yield path, f"must be {known[name]}, and {value!r} is not"
+        elif known[name] is Means.SECOND and not 0 <= value <= scenario.duration_s:
+            yield path, f"{value:g} s is not within the run of {scenario.duration_s:g} s"
+        elif known[name] is Means.PROVIDERS:
+            yield from _unknown(value, [group.name for group in scenario.providers], path, "group of providers")
+        elif known[name] is Means.CLIENTS:
+            yield from _unknown(value, [group.name for group in scenario.clients], path, "group of clients")
 
 
 def _expectations(scenario: Scenario, known: Registries) -> Problems:

@@ -20,10 +20,13 @@ POOL = Pool.of(
             title="large",
             about="",
             duration_s=3600.0,
-            providers=(ProviderGroup("a", 500), ProviderGroup("b", 100, behaviour="cheat", options={"x": 1})),
-            clients=(ClientGroup("c", 900, Demand(500.0, curve=((1800.0, 3.0), (2700.0, 1.0)))),),
+            providers=(ProviderGroup("a", 500), ProviderGroup("b", 100, behaviour="corner", options={"at_s": 1800.0})),
+            clients=(
+                ClientGroup("c", 900, Demand(500.0, curve=((1800.0, 3.0), (2700.0, 1.0)))),
+                ClientGroup("h", 9, Demand(500.0), behaviour="hoarder", options={"spares": "b"}),
+            ),
             faults=(Fault("crash", 1800.0, 900.0, "a", 0.5), Fault("chain-outage", 1000.0, 1000.0)),
-            attackers=(AttackGroup("sybil", 900, 3000.0, {"y": 2}),),
+            attackers=(AttackGroup("eclipse", 900, 3000.0, {"victims": "c", "shows": "a", "honest": 1}),),
         ),
     )
 )
@@ -48,24 +51,38 @@ def test_mixes_differ_and_reach_every_part_of_the_pool():
     assert {fault.kind for one in made for fault in one.faults} == {"crash", "chain-outage"}
     assert any(one.attackers for one in made)
     assert any(not one.faults for one in made)
-    assert any(group.behaviour == "cheat" for one in made for group in one.providers)
+    assert any(group.behaviour == "corner" for one in made for group in one.providers)
     assert any(group.demand.curve for one in made for group in one.clients)
+
+
+def test_options_name_groups_of_the_mix_and_seconds_of_it():
+    made = [mix(seed, POOL, ANY) for seed in range(60)]
+    corners = [(one, group) for one in made for group in one.providers if group.behaviour == "corner"]
+    assert all(group.options["at_s"] == one.duration_s / 2 for one, group in corners)
+    hoarders = [(one, group) for one in made for group in one.clients if group.behaviour == "hoarder"]
+    assert all(group.options["spares"] in {p.name for p in one.providers} for one, group in hoarders)
+    attacks = [(one, attack) for one in made for attack in one.attackers]
+    assert all(attack.options["victims"] in {c.name for c in one.clients} for one, attack in attacks)
+    assert all(attack.options["honest"] == 1 for _, attack in attacks)
+    assert corners
+    assert hoarders
+    assert attacks
 
 
 def test_what_the_world_can_do_and_no_scenario_shows_is_tried_too():
     known = Registries(
         hardware=("rtx-4090", "tiny"),
         fit=lambda machine, model, slots: "too small" if machine == "tiny" else None,
-        provider_behaviours=("honest", "cheat", "liar"),
-        client_behaviours=("honest", "non-paying"),
+        provider_behaviours=("honest", "corner", "liar"),
+        client_behaviours=("honest", "hoarder", "non-paying"),
         faults=("crash", "clock-skew", "chain-outage"),
-        attacks=("sybil", "flood"),
+        attacks=("eclipse", "flood"),
     )
     made = [mix(seed, POOL.completed(known), known) for seed in range(60)]
-    assert {group.behaviour for one in made for group in one.providers} == {"honest", "cheat", "liar"}
-    assert {group.behaviour for one in made for group in one.clients} == {"honest", "non-paying"}
+    assert {group.behaviour for one in made for group in one.providers} == {"honest", "corner", "liar"}
+    assert {group.behaviour for one in made for group in one.clients} == {"honest", "hoarder", "non-paying"}
     assert {fault.kind for one in made for fault in one.faults} == {"crash", "clock-skew", "chain-outage"}
-    assert {attack.kind for one in made for attack in one.attackers} == {"sybil", "flood"}
+    assert {attack.kind for one in made for attack in one.attackers} == {"eclipse", "flood"}
     assert {group.hardware for one in made for group in one.providers} == {"rtx-4090"}
 
 

@@ -20,7 +20,7 @@ POOL = Pool.of(
             title="t",
             about="",
             duration_s=100.0,
-            providers=(ProviderGroup("a", 5, options={"deep": {"er": [1, "x", 0.5]}}),),
+            providers=(ProviderGroup("a", 5, behaviour="liar", options={"deep": {"er": [1, "x", 0.5]}}),),
             clients=(ClientGroup("c", 9, Demand(50.0)),),
             faults=(Fault("crash", 30.0, 9.0, "a"),),
         ),

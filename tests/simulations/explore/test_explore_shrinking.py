@@ -19,10 +19,13 @@ RICH = Scenario(
     title="rich",
     about="",
     duration_s=1000.0,
-    providers=(ProviderGroup("a", 9, options={"x": 1}), ProviderGroup("b", 4, behaviour="cheat", floor=2.0)),
+    providers=(
+        ProviderGroup("a", 9, behaviour="liar", options={"x": 1}),
+        ProviderGroup("b", 4, behaviour="cheat", floor=2.0),
+    ),
     clients=(ClientGroup("c", 9, Demand(90.0, retries=5)), ClientGroup("d", 3, Demand(10.0, curve=((100.0, 3.0),)))),
     faults=(Fault("crash", 100.0, 50.0, "a", 0.5), Fault("loss", 300.0, 9.0), Fault("churn", 800.0, 100.0, "d")),
-    attackers=(AttackGroup("sybil", 9, 10.0, {"y": 2, "z": 3}), AttackGroup("eclipse", 3)),
+    attackers=(AttackGroup("sybil", 9, 10.0, {"y": 2, "z": 3}), AttackGroup("flood", 3)),
 )
 POOL = Pool.of((RICH,))
 

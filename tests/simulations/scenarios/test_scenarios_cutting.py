@@ -20,7 +20,7 @@ WHOLE = Scenario(
     title="whole",
     about="",
     duration_s=1000.0,
-    providers=(ProviderGroup("a", 1, joins_s=(0.0, 500.0)),),
+    providers=(ProviderGroup("a", 1, joins_s=(0.0, 500.0), behaviour="corner", options={"at_s": 700}),),
     clients=(ClientGroup("c", 1, Demand(9.0, curve=((100.0, 2.0), (900.0, 1.0))), joins_s=(400.0, 600.0)),),
     faults=(Fault("crash", 100.0), Fault("crash", 800.0)),
     attackers=(AttackGroup("sybil", 1, 700.0),),
@@ -46,4 +46,5 @@ def test_what_lies_after_the_end_goes_and_the_rest_stays():
     assert [one.measure for one in short.expect] == ["x", "z"]
     assert short.clients[0].demand.curve == ((100.0, 2.0),)
     assert short.clients[0].joins_s == (400.0, 400.0)
+    assert short.providers[0].options == {"at_s": 400.0}
     assert cut(WHOLE, 1000.0) == WHOLE

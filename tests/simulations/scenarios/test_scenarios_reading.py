@@ -57,7 +57,7 @@ node.queue_per_engine = 8
 name = "cheats"
 count = 1
 behaviour = "fake-capacity"
-options = { factor = 3 }
+options = { odds = 0.5 }
 
 [[clients]]
 name = "people"
@@ -71,8 +71,9 @@ group = "homes"
 share = 0.5
 
 [[attackers]]
-kind = "sybil"
+kind = "eclipse"
 count = 4
+options = { victims = "people" }
 
 [[expect]]
 measure = "failed_share"
@@ -174,7 +175,16 @@ def test_a_file_becomes_a_scenario_named_after_it(tmp_path):
         ("at_s = 60", "at_s = 601", "faults.0.at_s: 601 s is not within the run of 600 s"),
         ('group = "homes"', 'group = "home"', "faults.0.group: there is no group 'home'; did you mean 'homes'?"),
         ("share = 0.5", "share = 0", "faults.0.share: a part above 0"),
-        ('"sybil"', '"sibyl"', "attackers.0.kind: there is no attack 'sibyl'; did you mean 'sybil'?"),
+        ('"eclipse"', '"eclypse"', "attackers.0.kind: there is no attack 'eclypse'; did you mean 'eclipse'?"),
+        ("odds = 0.5", "ods = 0.5", "cheats.options: fake-capacity has no option 'ods'; did you mean 'odds'?"),
+        ("odds = 0.5", 'odds = "half"', "cheats.options.odds: must be a number, and 'half' is not"),
+        ("count = 3", "count = 3\noptions = { odds = 1 }", "homes.options: honest has no option 'odds'; it has: none"),
+        ('victims = "people"', 'victims = "homes"', "there is no group of clients 'homes'; known: people"),
+        (
+            "share = 0.5",
+            "share = 0.5\noptions = { restart = 1 }",
+            "crash has no option 'restart'; did you",
+        ),
         ('"failed_share"', '"failed_shares"', "expect.0.measure: there is no measure 'failed_shares'; did you mean"),
         ("at_most = 0.01", "", "expect.0: expects nothing"),
         ("at_most = 0.01", "at_most = 0.01\nat_least = 1", "expect.0: at_least (1) is above at_most (0.01)"),
@@ -217,7 +227,7 @@ def test_nobody_at_all_is_refused():
         ("faults.0.kind=partition", lambda s: s.faults[0].kind, "partition"),
         ("providers.homes.config.node.queue_per_engine=3", lambda s: s.providers[0].config["node.queue_per_engine"], 3),
         ("clients.people.config.market.tier=plain", lambda s: s.clients[0].config, {"market.tier": "plain"}),
-        ("providers.cheats.options.factor=7", lambda s: s.providers[1].options, {"factor": 7}),
+        ("providers.cheats.options.odds=1", lambda s: s.providers[1].options, {"odds": 1}),
         ("title=My = own", lambda s: s.title, "My = own"),
     ],
 )
