@@ -40,6 +40,9 @@ class KadConfig:
     """Whether peers that connect or ask are asked whether they serve, so that newcomers become known."""
     bootstrap_refresh: bool = True
     """Whether a bootstrap fills the far buckets by a look-up each, beside looking up our own id."""
+    enough_peers: int | None = None
+    """With so many peers in the table its owner's look-up of itself ends: who serves nobody, and is in nobody's table,
+    needs somebody to begin with and no neighbourhood. None: it goes on to the end."""
     diversity: Diversity = field(default_factory=Diversity)
 
     def __post_init__(self) -> None:

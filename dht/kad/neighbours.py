@@ -145,7 +145,7 @@ class Neighbours:
         """Ask a peer for itself, soon; nothing if it said lately that it does not serve."""
         if self._nursery is None or peer.peer_id in self._queue or peer.peer_id in self._probing:
             return
-        if trio.current_time() < self._non_servers.get(peer.peer_id, (float("-inf"), 0))[0]:
+        if self.refused(peer.peer_id):
             return
         self._queue[peer.peer_id] = peer
         if len(self._queue) > MAX_PROBE_QUEUE:
@@ -153,6 +153,10 @@ class Neighbours:
         if len(self._probing) < MAX_PROBES:
             first = self._next_probe()
             self._nursery.start_soon(self._probe_all, first)
+
+    def refused(self, peer: PeerId) -> bool:
+        """Whether it said lately that it does not serve."""
+        return trio.current_time() < self._non_servers.get(peer, (float("-inf"), 0))[0]
 
     def _next_probe(self) -> Contact:
         peer = self._queue.pop(next(iter(self._queue)))

@@ -288,27 +288,34 @@ class Kademlia:
 
         It happens by itself soon after the first peer is known; call it to wait for it.
         """
-        strangers: list[Contact] = []
-        for info in self._host.peers():
-            if info.peer_id not in self._table:
-                strangers.append(contact_of(info.peer_id, [] if info.inbound else [info.addr]))
-        strangers += [peer for peer in self._saved if peer.peer_id not in self._table]
-
-        async def greet() -> None:
-            while strangers:
-                await self._neighbours.ask_for_itself(strangers.pop())
-
         self._bootstrapping = True
         self._upkeep.self_refreshed()  # by us, in a moment
         try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(STORE_WIDTH, len(strangers))):
-                    nursery.start_soon(greet)
+            await self.greet()
         finally:
             self._bootstrapping = False
         await self._upkeep.refresh_self()
         if self._config.bootstrap_refresh:
             await self._upkeep.refresh_buckets(self._config.bucket_refresh_s)
+        return len(self._table)
+
+    async def greet(self) -> int:
+        """Ask those who are connected, or were remembered, and are not in the table whether they serve; how many are
+        known then."""
+        strangers: list[Contact] = []
+        for info in self._host.peers():
+            # Whoever is only a client comes to us, and serves nothing; one that serves is probed when it comes.
+            if info.peer_id not in self._table and not (info.inbound and self._neighbours.refused(info.peer_id)):
+                strangers.append(contact_of(info.peer_id, [] if info.inbound else [info.addr]))
+        strangers += [peer for peer in self._saved if peer.peer_id not in self._table]
+
+        async def ask() -> None:
+            while strangers:
+                await self._neighbours.ask_for_itself(strangers.pop())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(STORE_WIDTH, len(strangers))):
+                nursery.start_soon(ask)
         return len(self._table)
 
     def peers(self) -> list[FoundPeer]:

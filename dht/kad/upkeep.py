@@ -127,7 +127,8 @@ class Upkeep:
                 self._neighbours.probe(peer)
             if trio.current_time() >= self._self_refresh_at:
                 await self.refresh_self()
-            await self.refresh_buckets(self._config.bucket_refresh_s, limit=1)
+            if self._config.bucket_refresh_s < _NEVER:
+                await self.refresh_buckets(self._config.bucket_refresh_s, limit=1)
             await self._hand_over()
             await self._republish_held()
             await self._republish_own()
@@ -140,8 +141,13 @@ class Upkeep:
     async def refresh_self(self) -> None:
         """Look up our own id: it finds our nearest neighbours, and they find us."""
         self.self_refreshed()
+        enough = self._config.enough_peers
+
+        def until(_step: LookupRequest, _reply: Message) -> bool:
+            return enough is not None and len(self._table) >= enough
+
         async with self._queries.session() as session:
-            await self._queries.find_node(peer_bytes(self._own), session)
+            await self._queries.find_node(peer_bytes(self._own), session, until=until)
 
     async def refresh_buckets(self, after_s: float, *, limit: int | None = None) -> None:
         """Look up a key at random in buckets that no look-up touched for ``after_s``, until they are full."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -28,6 +28,17 @@ ANY = "auto"
 
 ACQUAINT_AFTER_S = (0.5, 1.0, 2.0, 4.0, 8.0, 30.0, 120.0)
 """Seconds between the times that neighbours are asked again whether they serve the hash table."""
+
+_NEVER = float("inf")
+_TABLE = KadConfig(provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=_NEVER)
+"""Listings are renewed by the directory, which knows under which keys; the table does it never."""
+
+_CLIENT_TABLE = replace(
+    _TABLE, bootstrap_refresh=False, enough_peers=K // 2, upkeep_s=300.0, check_after_s=3600.0, self_refresh_s=_NEVER,
+    bucket_refresh_s=_NEVER,
+)  # fmt: skip
+"""Of one who serves nobody: an idle one would else send seven requests a minute for years. A look-up finds out at once
+who is gone, and learns the peers of whatever part of the table it goes to."""
 
 MAX_SHOWN = 500
 """Providers that one answer of a command lists."""
@@ -191,7 +202,7 @@ async def _get_acquainted(host: Host, table: Kademlia) -> None:
         known = {peer.peer_id for peer in table.peers()}
         if len(known) < K and any(info.peer_id not in known for info in host.peers() if not info.inbound):
             with suppress(KadError, HostError):
-                await table.bootstrap()
+                await table.greet()
 
 
 @asynccontextmanager
@@ -221,14 +232,9 @@ async def open_discovery(
     async with AsyncExitStack() as stack:
         table = None
         if section.dht:
-            # Listings are renewed by the directory, which knows under which keys; the table does it never.
-            # Whoever serves nobody needs no far buckets before it looks for something there.
             client_only = not host.addrs or bool(config.relay.use)
-            shape = KadConfig(
-                provider_ttl_s=PROVIDER_TTL_S, provider_republish_s=float("inf"), bootstrap_refresh=not client_only
-            )
             table = Kademlia(
-                host, subnet.id, validators={}, config=shape, client_only=client_only,
+                host, subnet.id, validators={}, config=_CLIENT_TABLE if client_only else _TABLE, client_only=client_only,
                 storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
             )  # fmt: skip
             try:
