@@ -104,7 +104,7 @@ class VirtualNetwork:
                 host.halt()
 
     def _add(self, identity: Identity, place: Place, nursery: trio.Nursery) -> VirtualHost:
-        number = self._numbers.setdefault(identity.peer_id, len(self._numbers) + 1)
+        number = self._number(identity.peer_id)
         host = VirtualHost(self, identity, place, number, nursery)
         for address in (place.ip4, place.ip6):
             if address is None:
@@ -117,6 +117,10 @@ class VirtualNetwork:
             if address is not None:
                 self._listeners[address, place.port] = self._machines[address] = host
         return host
+
+    def _number(self, peer: PeerId) -> int:
+        """What the event log calls a host, also one that comes later."""
+        return self._numbers.setdefault(peer, len(self._numbers) + 1)
 
     # --- who is where -------------------------------------------------------------------------------------------------
 
@@ -161,10 +165,15 @@ class VirtualNetwork:
     def split(self, *groups: Collection[PeerId]) -> None:
         """Partition: hosts reach those of their own group only; those in no group are one group more.
 
-        Connections across stall, and break when what they send is not acknowledged, or the keep-alive is not.
+        Connections across stall, and break when what they send is not acknowledged, or the keep-alive is not. Another
+        partition takes the place of an earlier one; who is together again goes on.
         """
         self.faulty = True
-        self._sides = {self._numbers[peer]: side for side, group in enumerate(groups, 1) for peer in sorted(group)}
+        self._sides = {self._number(peer): side for side, group in enumerate(groups, 1) for peer in sorted(group)}
+        for host in self._hosts():
+            for link in host.links():
+                if link.stalled_at is not None and not self.is_cut(host, link.remote.host):
+                    link.heal()
         self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, self._sides)
 
     def heal(self) -> None:
