@@ -112,7 +112,7 @@ class VirtualNetwork:
                 host.halt()
 
     def _add(self, identity: Identity, place: Place, nursery: trio.Nursery) -> VirtualHost:
-        number = self._numbers.setdefault(identity.peer_id, len(self._numbers) + 1)
+        number = self._number(identity.peer_id)
         host = VirtualHost(self, identity, place, number, nursery)
         for address in (place.ip4, place.ip6):
             if address is None:
@@ -129,6 +129,10 @@ class VirtualNetwork:
     def router(self, host: VirtualHost) -> VirtualGossip:
         """The gossip of a new host."""
         return VirtualGossip(host) if self._ether is None else MeanFieldGossip(host, self._ether)
+
+    def _number(self, peer: PeerId) -> int:
+        """What the event log calls a host, also one that comes later."""
+        return self._numbers.setdefault(peer, len(self._numbers) + 1)
 
     # --- who is where -------------------------------------------------------------------------------------------------
 
@@ -173,10 +177,15 @@ class VirtualNetwork:
     def split(self, *groups: Collection[PeerId]) -> None:
         """Partition: hosts reach those of their own group only; those in no group are one group more.
 
-        Connections across stall, and break when what they send is not acknowledged, or the keep-alive is not.
+        Connections across stall, and break when what they send is not acknowledged, or the keep-alive is not. Another
+        partition takes the place of an earlier one; who is together again goes on.
         """
         self.faulty = True
-        self.sides = {self._numbers[peer]: side for side, group in enumerate(groups, 1) for peer in sorted(group)}
+        self.sides = {self._number(peer): side for side, group in enumerate(groups, 1) for peer in sorted(group)}
+        for host in self._hosts():
+            for link in host.links():
+                if link.stalled_at is not None and not self.is_cut(host, link.remote.host):
+                    link.heal()
         self.timeline.at(trio.current_time() + KEEPALIVE_S, self._probe_all, self.sides)
 
     def heal(self) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from pytoniq_core import begin_cell
 
 from overlay.chain import Chain
 from overlay.settlement import ChannelTerms, InsufficientFunds
-from overlay.settlement.cells import OP_PAYOUT, OP_REFUND
+from overlay.settlement.cells import OP_PAYOUT, OP_REFUND, StoredChannel
 from overlay.settlement.chain import ChannelState, TonClient, WalletAccount
 from overlay.settlement.errors import ChainUnavailable, OperationFailed
 from overlay.settlement.limits import REQUEST_TIMEOUT_S
@@ -105,6 +105,14 @@ class SimulatedChain:
         self._waiting.append(waiting)
         return waiting
 
+    def photograph(self) -> Photograph:
+        """What a liteserver that stands still from now on goes on telling."""
+        model = self.model
+        states = {address: model.channel_state(address) for address in model.channels}
+        balances = {account.address: account.balance_nanoton
+                    for account in (*model.wallets.values(), *model.channels.values())}  # fmt: skip
+        return Photograph(self.utime_s, self._lt, states, balances)
+
     async def next_block(self) -> None:
         """Wait for one."""
         await self._block.wait()
@@ -184,12 +192,24 @@ def _body(message: ModelMessage) -> Any:
     return cell.end_cell()
 
 
+@dataclass(frozen=True)
+class Photograph:
+    """The chain at one block."""
+
+    utime_s: int
+    lt: int
+    states: Mapping[str, StoredChannel | None]
+    balances: Mapping[str, int]
+
+
 @dataclass
 class Connection:
     """A node's way to its liteservers: how long an answer takes, and whether one comes."""
 
     delay_s: float
     down: bool = False
+    stuck: Photograph | None = None
+    """What its liteservers go on telling when they stand still."""
 
 
 class SimulatedClient(TonClient):
@@ -207,27 +227,38 @@ class SimulatedClient(TonClient):
         await trio.sleep(self.connection.delay_s)
 
     async def chain_time_s(self) -> int:
-        """The newest block's Unix time."""
+        """The newest block's Unix time, as far as the node can know."""
         await self._ask()
-        return self.chain.utime_s
+        return self._utime_s()
+
+    def _utime_s(self) -> int:
+        stuck = self.connection.stuck
+        return self.chain.utime_s if stuck is None else stuck.utime_s
+
+    def balance_nanoton(self, address: str) -> int:
+        """Of an account, as the last answer had it."""
+        stuck = self.connection.stuck
+        return self.chain.model.balance_nanoton(address) if stuck is None else stuck.balances.get(address, 0)
 
     async def channel_state(self, terms: ChannelTerms, *, was_open: bool = False) -> ChannelState:
         """The channel in the newest block. Raises :class:`ChainUnavailable`."""
         await self._ask()
         address = terms.address()
-        stored, balance = self.chain.model.channel_state(address), self.chain.model.balance_nanoton(address)
+        stuck, balance = self.connection.stuck, self.balance_nanoton(address)
+        stored = self.chain.model.channel_state(address) if stuck is None else stuck.states.get(address)
         gone: Literal["absent", "closed"] = "closed" if was_open else "absent"
         if stored is None or stored.deposit_nanoton == 0:
-            return ChannelState(gone, 0, 0, 0, balance, self.chain.utime_s)
+            return ChannelState(gone, 0, 0, 0, balance, self._utime_s())
         return ChannelState(
             "closing" if stored.closing else "open", stored.deposit_nanoton, stored.paid_nanoton, stored.close_at_s,
-            balance, self.chain.utime_s,
+            balance, self._utime_s(),
         )  # fmt: skip
 
     async def transactions(self, address: str, *, after_lt: int = 0, limit: int = 256) -> list[AccountTransaction]:
         """The account's transactions, newest first. Raises :class:`ChainUnavailable`."""
         await self._ask()
-        return self.chain.transactions(address, after_lt, limit)
+        found, stuck = self.chain.transactions(address, after_lt, limit), self.connection.stuck
+        return found if stuck is None else [entry for entry in found if entry.lt <= stuck.lt]
 
     async def next_block(self, timeout_s: float = math.inf) -> None:
         """Wait for a block: here they do not come without one."""
@@ -239,13 +270,13 @@ class SimulatedAccount(WalletAccount):
 
     def __init__(self, client: SimulatedClient, wallet: Wallet, rng: random.Random) -> None:
         super().__init__(client, wallet)
-        self._chain = client.chain
+        self._chain, self._client = client.chain, client
         self._rng = rng
 
     async def balance_nanoton(self) -> int:
         """What the wallet holds in the newest block."""
         await self.client.chain_time_s()
-        return self._chain.model.balance_nanoton(self.address)
+        return self._client.balance_nanoton(self.address)
 
     async def resume(self) -> None:
         """Nothing is ever in flight: a message that was handed in is executed or dropped with the next block."""
@@ -261,10 +292,17 @@ class SimulatedAccount(WalletAccount):
                 )
             waiting = self._chain.hand_in(self.address, transfers)
             await waiting.done.wait()
-            await self.client.chain_time_s()
+            await self._seen()
             if waiting.transaction is None:
                 raise OperationFailed("the wallet's balance did not cover the message when its turn came")
             return waiting.transaction
+
+    async def _seen(self) -> None:
+        """The real account looks until the wallet's number moves; it never gives up a message that may have arrived
+        while the time of the blocks that it is shown stands still."""
+        while self._client.connection.stuck is not None:
+            await self.client.next_block()
+        await self.client.chain_time_s()
 
     def query_id(self) -> int:
         """A seeded one."""

@@ -22,11 +22,12 @@ from overlay.control import Command
 from overlay.events import EventLog
 from overlay.node.machine import Machine
 from overlay.settlement import channel_public_key
-from overlay.settlement.ledger import GroupCommit, Store, open_ledger
+from overlay.settlement.ledger import GroupCommit, open_ledger
 from overlay.settlement.wallet import Wallet
 from overlay.subnet import Subnet
 from simulations.network import Place, VirtualHost, VirtualNetwork
 from simulations.network.meanfield import MeanFieldGossip
+from simulations.world.books import Books
 from simulations.world.chain import NETWORK_ID, Connection, SimulatedChain, chain_of
 from simulations.world.index import LateIndex
 from simulations.world.inline import inline
@@ -66,8 +67,10 @@ class VirtualMachine(Machine):
         self.wallet = Wallet(self._key("wallet"), NETWORK_ID)
         self.channel_seed = self._key("channel")
         self.channel_key = channel_public_key(self.channel_seed)
-        self.books: Store | None = None
+        self.books: Books | None = None
         """Its ledger, once it has had one."""
+        self.dead = False
+        """Whether the node that ran on it was killed; whatever is left of it reaches no disk."""
         around.chain.fund(self.wallet, funds_nanoton)
 
     def _key(self, what: str) -> bytes:
@@ -103,8 +106,16 @@ class VirtualMachine(Machine):
     def open_ledger(self) -> AbstractAsyncContextManager[GroupCommit]:
         """Books in memory, kept when the node ends."""
         if self.books is None:
-            self.books = Store(":memory:")
+            self.books = Books(lambda: self.dead)
         return open_ledger(self.books, inline=True)
+
+    def kill(self) -> None:
+        """From now on nothing is written: as after a kill, the disk has what was committed, and no more."""
+        self.dead = True
+
+    def boot(self) -> None:
+        """A new process begins."""
+        self.dead = False
 
     def open_scheduler(self, engines: Sequence[Engine], max_queue: int) -> AbstractAsyncContextManager[Scheduler]:
         """Engines in virtual time, without threads."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -35,6 +35,16 @@ class _Node(Protocol):
 N = TypeVar("N", bound=_Node)
 
 
+@contextmanager
+def dying_quietly(machine: VirtualMachine) -> Iterator[None]:
+    """A process that was killed has no last words: what its tasks raise while they are taken down is nothing."""
+    try:
+        yield
+    except Exception:
+        if not machine.dead:
+            raise
+
+
 @dataclass(eq=False)
 class Peer(Generic[N]):
     """A machine and the node that runs on it, if one does. ``number`` counts among those of its role."""
@@ -55,8 +65,13 @@ class Peer(Generic[N]):
     warnings: Counter[str] = field(default_factory=Counter)
     failure: str = ""
     """Why it could not start, or ended by itself."""
+    crashes: int = 0
+    """How often it was killed."""
+    at_crash: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """What the books said of each channel at the last kill (:meth:`Books.summary`)."""
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    _ended: trio.Event = field(default_factory=trio.Event)
+    _ended: trio.Event | None = None
+    """While it runs, starts or ends; set when it has ended."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -67,6 +82,11 @@ class Peer(Generic[N]):
     def up(self) -> bool:
         """Whether it runs."""
         return self.node is not None
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs, starts or ends."""
+        return self._ended is not None
 
     def uptime_s(self) -> float:
         """Seconds that it has run so far."""
@@ -86,10 +106,14 @@ class Peer(Generic[N]):
         self, use: Callable[[N], Awaitable[None]] | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:  # fmt: skip
-        """Run the node until :meth:`stop`, and ``use`` with it. A node that cannot start leaves :attr:`failure`."""
+        """Run the node until :meth:`stop`, and ``use`` with it. A node that cannot start leaves :attr:`failure`.
+
+        It may be run again when it has ended, and finds what is on the machine's disk."""
+        assert self._ended is None, "one node at a time on a machine"
         self._scope, self._ended, self.failure = trio.CancelScope(), trio.Event(), ""
+        self.machine.boot()
         try:
-            with self._scope:
+            with dying_quietly(self.machine), self._scope:
                 async with self.opened() as node:
                     assert isinstance(node.host, VirtualHost)
                     self.node, self.host, self.started_at = node, node.host, trio.current_time()
@@ -105,14 +129,24 @@ class Peer(Generic[N]):
             self.failure = str(error)
         finally:
             self.node = self.host = None
-            self._ended.set()
+            ended, self._ended = self._ended, None
+            ended.set()
 
     async def stop(self, *, crash: bool = False) -> None:
-        """End it: with ``crash`` at once, its peers finding out for themselves; else with a farewell."""
-        if self.host is not None and crash:
-            self.host.halt(crash=True)
+        """End it, if it runs: with ``crash`` at once, as a kill does: nothing is said or written any more, and its
+        peers find out for themselves; else in good order and with a farewell."""
+        ended = self._ended
+        if ended is None:
+            return
+        if crash:
+            self.crashes += 1
+            self.machine.kill()
+            books = self.machine.books
+            self.at_crash = {} if books is None else books.summaries()
+            if self.host is not None:
+                self.host.halt(crash=True)
         self._scope.cancel()
-        await self._ended.wait()
+        await ended.wait()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -132,6 +166,10 @@ class ProviderPeer(Peer[ProviderNode]):
         fresh = self.engines()
         self.used += fresh
         return open_provider(self.config, self.machine, self.subnet, self.bootstrap, log, fresh)
+
+    def engines_now(self) -> Sequence[ModelEngine]:
+        """Those of the node that runs."""
+        return self.used[-len(self.sold) :] if self.up else ()
 
     async def leave(self) -> None:
         """As after SIGTERM: withdraw, drain, stop."""

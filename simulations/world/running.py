@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import trio
 
 from simulations.commit import commit
@@ -16,6 +17,7 @@ from simulations.scenarios.model import Scenario
 from simulations.world import attackers
 from simulations.world.buying import Order
 from simulations.world.invariants import Broken, Invariants
+from simulations.world.measures import marks
 from simulations.world.sampling import Sampler, providers, traffic
 from simulations.world.world import World
 
@@ -66,7 +68,7 @@ def run(
 
     outcome = run_seeded(seed, _live, scenario, seed, tape, until_s, sampled)
     world, reached_s, violations, stopped = outcome
-    return RunResult(
+    result = RunResult(
         scenario=scenario.name, title=scenario.title, seed=seed, commit=commit(), duration_s=scenario.duration_s,
         virtual_s=round(reached_s, 3), complete=not stopped and not violations, digest=tape.digest, events=tape.count,
         stopped_because=stopped, wall_s=time.perf_counter() - began, cpu_s=time.process_time() - cpu,
@@ -79,6 +81,7 @@ def run(
         happenings=tuple(world.happenings), violations=tuple(violations),
         chain_fees_nanoton=world.chain.model.fees_nanoton, warnings=dict(sorted(world.lines.items())),
     )  # fmt: skip
+    return msgspec.structs.replace(result, marks=marks(result, scenario))
 
 
 async def _live(

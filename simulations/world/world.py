@@ -69,6 +69,9 @@ class World:
         """What nodes warned of, by kind."""
         self.on_order: Callable[[Order], None] = lambda _: None
         """Called when a job has ended."""
+        self._wallets: dict[str, Peer[Any]] = {}
+        self.trouble = faults.Trouble(network)
+        """What is broken now."""
         self._around = Surroundings(seed, network, self.chain)
 
     @classmethod
@@ -155,6 +158,18 @@ class World:
         self.clients.append(peer)
         return peer
 
+    def newcomer(self, old: Peer[Any]) -> Peer[Any]:
+        """Another machine of the same group, off as yet, with an identity of its own."""
+        peer: Peer[Any]
+        draw = self.rng(f"newcomer {len(self.providers)} {len(self.clients)}")
+        if isinstance(old, ProviderPeer):
+            peer = self._add_provider(next(g for g in self.scenario.providers if g.name == old.group), draw)
+        else:
+            peer = self._add_client(next(g for g in self.scenario.clients if g.name == old.group), draw)
+        known = [addr for each in self.providers[:WELL_KNOWN] for addr in self._addrs(each)[:1]]
+        peer.bootstrap = self._draw_known(known, peer)
+        return peer
+
     def _heard(self, peer: Peer[Any], event: NodeEvent) -> None:
         if event.level != "info":
             self.lines[event.kind] += 1
@@ -224,6 +239,13 @@ class World:
     def provider_nodes(self) -> list[tuple[ProviderPeer, ProviderNode]]:
         """Those that run."""
         return [(peer, peer.node) for peer in self.providers if peer.node is not None]
+
+    def by_wallet(self, address: str) -> Peer[Any] | None:
+        """Whose wallet that is."""
+        peers: Sequence[Peer[Any]] = [*self.providers, *self.clients]
+        if len(self._wallets) < len(peers):
+            self._wallets = {peer.machine.wallet.address: peer for peer in peers}
+        return self._wallets.get(address)
 
     def end(self) -> None:
         """Cut every cable: what nodes would still say while they stop is not part of the run."""
