@@ -49,9 +49,10 @@ from transport.tunnel import TunnelEndpoint
 MAX_TRIES = 3
 """Providers that one job is offered to before its user is told that it failed."""
 
-FIRST_EVENT_S = 10.0
-"""How much later than its provider announced the first events of a job may come before it goes to another one: news of
-a queue is seconds old, and a long prompt takes seconds to read. The last provider that is tried is waited for."""
+FIRST_EVENT_S = 30.0
+"""How much later than its provider announced the first events of a job may come before it goes to another one. Queues
+are told of by their mean, and whoever leaves one loses his place: ten seconds cost honest markets more than it saves.
+The last provider that is tried is waited for."""
 
 FIRST_MODELS_S = 1.0
 """How long the first question for models waits for an answer."""
