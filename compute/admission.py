@@ -34,6 +34,8 @@ class Admission(Generic[JobT]):
         self.slots = slots
         self._max_queue = max_queue
         self._running: dict[JobT, float] = {}
+        self._began_s = 0.0
+        """The sum of the times at which those that run began."""
         self._queue: dict[JobT, None] = {}
         self._service_s: deque[float] = deque(maxlen=limits.SERVICE_TIME_SAMPLES)
 
@@ -52,10 +54,10 @@ class Admission(Generic[JobT]):
         assert job not in self._running
         assert job not in self._queue
         if len(self._running) < self.slots:
-            self._running[job] = now_s
+            self._begin(job, now_s)
             return True
         if len(self._queue) >= self._max_queue:
-            raise SchedulerBusy(self.wait_s())
+            raise SchedulerBusy(self.wait_s(now_s))
         self._queue[job] = None
         return False
 
@@ -66,22 +68,32 @@ class Admission(Generic[JobT]):
         """
         began_s = self._running.pop(job, None)
         self._queue.pop(job, None)
-        if began_s is not None and served:
-            self._service_s.append(max(0.0, now_s - began_s))
+        if began_s is not None:
+            self._began_s = self._began_s - began_s if self._running else 0.0  # so that no rounding adds up
+            if served:
+                self._service_s.append(max(0.0, now_s - began_s))
         started: list[JobT] = []
         while self._queue and len(self._running) < self.slots:
             following = next(iter(self._queue))
             del self._queue[following]
-            self._running[following] = now_s
+            self._begin(following, now_s)
             started.append(following)
         return started
 
-    def service_s(self) -> float:
-        """Mean time from slot to end of the last jobs, 0 before the first."""
-        return sum(self._service_s) / len(self._service_s) if self._service_s else 0.0
+    def _begin(self, job: JobT, now_s: float) -> None:
+        self._running[job] = now_s
+        self._began_s += now_s
 
-    def wait_s(self) -> float:
+    def service_s(self, now_s: float) -> float:
+        """Mean time from slot to end of the last jobs, or what those that run have taken so far in the mean where that
+        is more: before the first has ended, and when jobs hang, the past says too little. 0 when nothing ever ran."""
+        ended_s = sum(self._service_s) / len(self._service_s) if self._service_s else 0.0
+        if not self._running:
+            return ended_s
+        return max(ended_s, now_s - self._began_s / len(self._running))
+
+    def wait_s(self, now_s: float) -> float:
         """Expected wait of a job that arrives now: slots free up at ``slots / service time``, in turn."""
         if len(self._running) < self.slots:
             return 0.0
-        return (len(self._queue) + 1) * self.service_s() / self.slots
+        return (len(self._queue) + 1) * self.service_s(now_s) / self.slots

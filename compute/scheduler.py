@@ -189,12 +189,13 @@ class Scheduler:
     def load(self) -> dict[tuple[Task, str], Load]:
         """How full each (task, model) is. Engines that serve several share their slots between them."""
         loads: dict[tuple[Task, str], Load] = {}
+        now_s = trio.current_time()
         for station in self._stations:
             if station.alive:
                 a = station.admission
                 for capability in station.driver.capabilities:
                     key = (capability.task, capability.model)
-                    load = Load(a.busy, a.slots, a.queued, a.wait_s())
+                    load = Load(a.busy, a.slots, a.queued, a.wait_s(now_s))
                     if (other := loads.get(key)) is not None:
                         wait_s = min(load.wait_s, other.wait_s)
                         load = Load(
@@ -216,7 +217,8 @@ class Scheduler:
         ]
         if not stations:
             raise TaskError(f"no engine here serves the model {request.model!r} for {request.task}", param="model")
-        station = min(stations, key=lambda s: (s.admission.wait_s(), s.admission.queued, s.admission.busy))
+        now_s = trio.current_time()
+        station = min(stations, key=lambda s: (s.admission.wait_s(now_s), s.admission.queued, s.admission.busy))
         job = JobEvents(EngineJobId(next(self._ids)), request)
         station.enter(job)
         try:

@@ -162,6 +162,11 @@ class JobRun:
         return self._job.meter.usage()
 
     @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of text among it."""
+        return self._job.text_bytes
+
+    @property
     def cost_nanoton(self) -> int:
         """What that costs."""
         return self._job.hold.applied_nanoton

@@ -65,9 +65,11 @@ class Plausibility:
         self._textual = isinstance(request, ChatRequest | CompletionRequest)
         self._used: dict[Unit, int] = {}
         self._visible = 0
-        self._bytes = COMPLETION_SLACK_TOKENS
+        self._slack = COMPLETION_SLACK_TOKENS
         if isinstance(request, ChatRequest | CompletionRequest):
-            self._bytes += max((len(stop.encode()) for stop in request.sampling.stop), default=0)
+            self._slack += max((len(stop.encode()) for stop in request.sampling.stop), default=0)
+        self.text_bytes = 0
+        """UTF-8, of the answer so far."""
 
     def check(self, events: Sequence[Event]) -> str | None:
         """Count ``events``; returns what is wrong with the counts so far, or ``None``."""
@@ -75,9 +77,9 @@ class Plausibility:
         for event in events:
             if self._textual:
                 if type(event) is TextDelta:
-                    self._bytes += len(event.text) if event.text.isascii() else len(event.text.encode())
+                    self.text_bytes += len(event.text) if event.text.isascii() else len(event.text.encode())
                 elif type(event) is RawDelta:
-                    self._bytes += len(event.json.encode())
+                    self.text_bytes += len(event.json.encode())
             for unit, count in event.units.counts.items():
                 whole = _WHOLE[unit]
                 used[whole] = used.get(whole, 0) + count
@@ -86,8 +88,9 @@ class Plausibility:
         for whole, total in used.items():
             if total > self._bound.get(whole):
                 return f"{total} {whole} units, where this request can use {self._bound.get(whole)} at most"
-        if self._visible > self._bytes:
-            return f"{self._visible} completion tokens for an answer that can have {self._bytes} at most"
+        most = self.text_bytes + self._slack
+        if self._visible > most:
+            return f"{self._visible} completion tokens for an answer that can have {most} at most"
         return None
 
 

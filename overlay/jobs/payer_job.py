@@ -46,6 +46,11 @@ class PayerJob:
         return self._meter
 
     @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of text that came so far."""
+        return self._plausibility.text_bytes
+
+    @property
     def void(self) -> bool:
         """Whether the channel has begun anew on another tunnel: what this one's streams still hold does not count."""
         return self.handshake_hash != self._channel.handshake_hash

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -28,16 +29,18 @@ from overlay.config import Config
 from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
 from overlay.events import EventLog, Observer
 from overlay.gateway import ModelInfo, serve_gateway
-from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, Overcharged
+from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, Overcharged, ProtocolError
 from overlay.market import Buyer, Payer
+from overlay.market.selection import MAIN_UNIT
 from overlay.node import views
 from overlay.node.deals import Deal, Deals
 from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.hosting import tell_host_events
 from overlay.node.links import Links
 from overlay.node.machine import Machine
+from overlay.node.reputation import Served
 from overlay.node.upkeep import Tally, clean_ledger
-from overlay.settlement.ledger import GroupCommit, LedgerError, Role
+from overlay.settlement.ledger import ChannelStatus, GroupCommit, LedgerError, Role
 from overlay.subnet import Subnet
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
@@ -45,6 +48,11 @@ from transport.tunnel import TunnelEndpoint
 
 MAX_TRIES = 3
 """Providers that one job is offered to before its user is told that it failed."""
+
+FIRST_EVENT_S = 30.0
+"""How much later than its provider announced the first events of a job may come before it goes to another one. Queues
+are told of by their mean, and whoever leaves one loses his place: ten seconds cost honest markets more than it saves.
+The last provider that is tried is waited for."""
 
 FIRST_MODELS_S = 1.0
 """How long the first question for models waits for an answer."""
@@ -64,6 +72,12 @@ class ClientRun:
     _first: Sequence[Event] | None
     tries: int = 1
     """Providers that it was offered to, the one that serves it among them."""
+    due_s: float = 0.0
+    """How long it was to wait, as its provider had announced."""
+    first_s: float = 0.0
+    """After which the first events came, since it was sent."""
+    waited_s: float = 0.0
+    """Spent waiting for events, the first ones included: what its reader does between them does not count."""
 
     @property
     def provider(self) -> PeerId:
@@ -97,7 +111,17 @@ class ClientRun:
         if self._first is not None:
             first, self._first = self._first, None
             return list(first)
-        return list(await self.run.__anext__())
+        since_s = trio.current_time()
+        try:
+            return list(await self.run.__anext__())
+        finally:
+            self.waited_s += trio.current_time() - since_s
+
+    def served(self) -> Served:
+        """What to remember of its provider."""
+        usage = self.run.usage
+        units = usage.get(MAIN_UNIT[self.task])
+        return Served(self.model, units, self.run.text_bytes, self.due_s, self.first_s, self.waited_s)
 
 
 class BoughtTally(Tally[ClientRun]):
@@ -143,6 +167,10 @@ class RunningJob:
         await self._run.run.__aexit__(kind, error, trace)
         if error is None:
             self._node.tally.add(self._run)
+            self._node.deals.served(self._request, self._run.deal, self._run.served())
+        elif isinstance(error, ProviderGone | ProtocolError):
+            # Its user is told, since something was delivered; whoever comes next is to fare better.
+            self._node.deals.failed(self._request, self._run.deal, error)
 
 
 @dataclass
@@ -207,7 +235,7 @@ class ClientNode:
                 problem: CocoonError = error
             except (Overcharged, ProviderGone, Busy, UnknownModel) as error:
                 if deal is not None:
-                    self.deals.failed(request, deal)
+                    self.deals.failed(request, deal, error)
                 elif isinstance(error, UnknownModel):
                     raise
                 problem = error
@@ -222,14 +250,20 @@ class ClientNode:
         body = deal.agreement.body
         concrete = request if request.model == body.model else replace(request, model=body.model)
         run = deal.link.jobs.run(deal.agreement, deal.link.channel, concrete)
+        due_s, since_s = self.deals.claimed_wait_s(deal), trio.current_time()
         await run.__aenter__()
         try:
             # The first events decide whether this provider does it: until then another one can.
-            first = await anext(run, None)
+            first = None
+            with trio.move_on_after(inf if tries == MAX_TRIES else due_s + FIRST_EVENT_S) as patience:
+                first = await anext(run, None)
+            if patience.cancelled_caught:
+                raise ProviderGone(f"no answer {FIRST_EVENT_S:g} s after it was to come")
         except BaseException as error:
             await run.__aexit__(type(error), error, error.__traceback__)
             raise
-        return ClientRun(run, deal, body.model, request.task, first, tries)
+        first_s = trio.current_time() - since_s
+        return ClientRun(run, deal, body.model, request.task, first, tries, due_s, first_s, first_s)
 
     async def quotes(self, task: Task, model: str) -> list[dict[str, Any]]:
         """For `cocoon quote`: binding quotes, none accepted."""
@@ -372,7 +406,8 @@ async def open_client(
         host = await enter(machine.open_host(config, identity, subnet, bootstrap, log, listen=False))
         discovery = await enter(open_discovery(config, machine, identity, subnet, host))
         directory = discovery.directory
-        for known in await ledger.run(lambda store: store.channels(role=Role.PAYER)):
+        dealt_with = await ledger.run(lambda store: store.channels(role=Role.PAYER))
+        for known in dealt_with:
             directory.index.deal_with(PeerId(known.peer))
         desk = PayerDesk(
             chain, ledger, host, subnet.id, log, clock, rng.randrange, config.ton.deposit_nanoton,
@@ -393,6 +428,9 @@ async def open_client(
         deals = Deals(
             host, directory, buyer, config.market, config.ton.deposit_nanoton, links, nursery, log, clock, rng
         )
+        for known in dealt_with:
+            if known.status is ChannelStatus.DISPUTED:
+                deals.reputation.disputed(PeerId(known.peer), trio.current_time())
         nursery.start_soon(tell_host_events, host, log)
         nursery.start_soon(clean_ledger, ledger, clock)
         tally = BoughtTally(log)

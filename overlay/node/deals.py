@@ -1,14 +1,15 @@
 """Standing agreements: for each (task, model) one that jobs can start under, renewed before it runs out.
 
-The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. When a provider
-fails, it is left out for a while and the next negotiation finds another.
+The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. What providers did
+with earlier jobs (:mod:`overlay.node.reputation`) says whom the next negotiation leaves out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from statistics import median_low
 
 import trio
 
@@ -17,8 +18,9 @@ from compute.tasks import ChatRequest, CompletionRequest, Request, Task
 from compute.usage import Prices, Unit, Usage
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
-from overlay.errors import CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
+from overlay.errors import Busy, CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
+from overlay.jobs import Overcharged
 from overlay.market import (
     Agreement,
     Buyer,
@@ -31,7 +33,10 @@ from overlay.market import (
     shortlist,
 )
 from overlay.market import Offer as QuotedOffer
+from overlay.market.limits import SHORTLIST
+from overlay.market.selection import MAIN_UNIT
 from overlay.node.links import Link, Links
+from overlay.node.reputation import Reputation, Served
 from overlay.node.trade_log import TradeLog
 from transport.host.interface import Host
 from transport.identity import PeerId
@@ -45,8 +50,9 @@ TYPICAL_COMPLETION_TOKENS = 256
 PROMPT_BYTES_PER_TOKEN = 3
 """The same for prompts."""
 
-FAILED_FOR_S = 30.0
-"""A provider that failed a job is left out of negotiations this long."""
+STRANGERS = 4
+"""Of those asked for quotes, providers that are not known for long, where others are to be had: half. Identities cost
+nothing, and may name any price; those whom a flood of them brings would be the cheapest of all."""
 
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
@@ -68,6 +74,11 @@ RESHOP_S = 5.0
 
 MAX_DEALS = 256
 """Standing agreements kept: (task, model) pairs a client really uses."""
+
+BELIEVED_SHARE = 1 / 8
+"""Of negotiations that believe what a provider says of its speed before it has served us. In the others it counts as no
+quicker than the middle one: so saying more brings a liar an eighth of the first jobs, and who really is quick is found
+within a few minutes of use."""
 
 _Row = tuple[PeerId, CapacityRecord, Offer]
 
@@ -103,7 +114,7 @@ class Deals:
     rng: Random
     _deals: dict[tuple[Task, str], Deal] = field(default_factory=dict)
     _locks: dict[tuple[Task, str], trio.Lock] = field(default_factory=dict)
-    _failed: dict[PeerId, float] = field(default_factory=dict)
+    reputation: Reputation = field(default_factory=Reputation)
     _started_at: float = field(default_factory=trio.current_time)
 
     async def get(self, request: Request) -> Deal:
@@ -127,10 +138,35 @@ class Deals:
         deal.link = await self.links.get(deal.agreement.body, self._most(request, deal.agreement))
         return deal
 
-    def failed(self, request: Request, deal: Deal) -> None:
+    def served(self, request: Request, deal: Deal, job: Served) -> None:
+        """``deal``'s provider did a job."""
+        peer = deal.link.peer
+        if self.reputation.served(peer, job, trio.current_time()):
+            self.log.warning(
+                "counts_high", f"…{peer[-8:]} counts far more tokens for its text than others of {job.model}; it is "
+                "left out for a while", provider=peer, model=job.model,
+            )  # fmt: skip
+            self.ended(request, deal)
+
+    def failed(self, request: Request, deal: Deal, error: CocoonError) -> None:
         """``deal``'s provider failed a job: look for another one for a while."""
-        self._failed[deal.link.peer] = trio.current_time() + FAILED_FOR_S
+        peer, now_s = deal.link.peer, trio.current_time()
+        if isinstance(error, Overcharged):
+            self.reputation.disputed(peer, now_s)
+        elif isinstance(error, Busy | UnknownModel):
+            self.reputation.full(peer, now_s)
+        else:
+            self.reputation.failed(peer, now_s)
         self.ended(request, deal)
+
+    def claimed_wait_s(self, deal: Deal) -> float:
+        """What the provider announced last that a job would wait there."""
+        body = deal.agreement.body
+        record = self.directory.index.get(deal.link.peer, self.clock())
+        for offer in record.offers if record is not None else ():
+            if offer.model == body.model and offer.task == body.task:
+                return offer.queue_wait_ms / 1000
+        return 0.0
 
     def ended(self, request: Request, deal: Deal) -> None:
         """``deal`` is used up, or its provider does not know it any more."""
@@ -201,7 +237,7 @@ class Deals:
         try:
             link = await self.links.get(body, self._most(request, agreement))
         except ProviderGone:
-            self._failed[body.provider] = trio.current_time() + FAILED_FOR_S
+            self.reputation.failed(body.provider, trio.current_time())
             raise
         lasts_s = (body.valid_until_ms / 1000) - self.clock()
         now = trio.current_time()
@@ -231,12 +267,11 @@ class Deals:
         await self.directory.wait_for_providers(task, wanted, tier, timeout_s=timeout)
         if fresh:
             await trio.sleep(MORE_OFFERS_S)
-        now = trio.current_time()
-        self._failed = {peer: until for peer, until in self._failed.items() if until > now}
-        rows = self.directory.providers(task, wanted, tier)
+        now, reputation = trio.current_time(), self.reputation
+        rows = [row for row in self.directory.providers(task, wanted, tier) if not reputation.is_disputed(row[0])]
         if not rows:
             raise self._nobody(task, model)
-        return [row for row in rows if row[0] not in self._failed] or rows
+        return [row for row in rows if not reputation.is_out(row[0], now)] or rows
 
     def _nobody(self, task: Task, model: str) -> Exception:
         others = sorted({name for kind, name in self.directory.models() if kind == task})
@@ -262,11 +297,35 @@ class Deals:
         return [row for row in rows if row[2].model == best]
 
     def _shortlist(self, rows: Iterable[_Row], want: Want) -> list[Candidate]:
-        candidates = [
-            Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, o.units_per_s, record.host_addrs)
-            for peer, record, o in rows
+        """Whom to ask: half of them at least are no strangers, as far as there are any."""
+        known: list[Candidate] = []
+        strangers: list[Candidate] = []
+        rows = list(rows)
+        speeds = self._speeds(rows, want)
+        for (peer, record, o), speed in zip(rows, speeds, strict=True):
+            candidate = Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs)
+            trusted = self.reputation.is_trusted(peer) or self.directory.index.is_settled(peer)
+            (known if trusted else strangers).append(candidate)
+        policy = self._policy()
+        if not (known and strangers):
+            return shortlist(known or strangers, want, policy, self.rng)
+        best = {c.provider: c for c in _affordable(known, want, policy, self.rng)[: SHORTLIST - STRANGERS]}
+        for candidate in shortlist([*known, *strangers], want, policy, self.rng):
+            if len(best) < SHORTLIST:
+                best.setdefault(candidate.provider, candidate)
+        return list(best.values())
+
+    def _speeds(self, rows: Sequence[_Row], want: Want) -> list[float]:
+        """How quick each of them is to be taken for."""
+        now_s, size, reputation = trio.current_time(), want.usage.get(MAIN_UNIT[want.task]), self.reputation
+        speeds = [reputation.units_per_s(peer, o.units_per_s, size, now_s) for peer, _, o in rows]
+        if self.rng.random() < BELIEVED_SHARE or not any(speeds):
+            return speeds
+        middle = median_low([speed for speed in speeds if speed > 0])
+        return [
+            speed if reputation.is_measured(row[0], now_s) else min(speed, middle)
+            for row, speed in zip(rows, speeds, strict=True)
         ]
-        return shortlist(candidates, want, self._policy(), self.rng)
 
     def _told(self, want: Want, candidates: Iterable[Candidate]) -> TradeLog:
         return TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
@@ -295,6 +354,13 @@ _CAP_KEYS = {
     Unit.REASONING: "max_completion", Unit.AUDIO_MS: "max_audio_ms", Unit.EMBEDDING: "max_embedding",
 }  # fmt: skip
 """The key of `[market]` that caps the price of each unit."""
+
+
+def _affordable(candidates: list[Candidate], want: Want, policy: ClientPolicy, rng: Random) -> list[Candidate]:
+    try:
+        return shortlist(candidates, want, policy, rng)
+    except TooExpensive:
+        return []  # strangers may ask less
 
 
 def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:

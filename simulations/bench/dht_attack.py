@@ -9,18 +9,14 @@ from typing import Any
 
 import trio
 
-from dht.kad import KadError, key_of
+from dht.kad import key_of
 from dht.kad.contacts import Contact, contact_of
 from dht.kad.keys import peer_bytes
-from dht.kad.messages import Message, MessageType, Record, encode_message, parse_message
 from simulations.bench.dht_swarm import BlobValidator, Node, SignedValidator, Swarm, for_each
+from simulations.liars import ground, lies
 from simulations.network import Place
 from transport.host import HostStream
 from transport.identity import Identity
-
-_GROUND_PER_LIAR = 400
-"""Ids made for each that is used: what a minute of one core buys each of them. The nearest of all of them shares eight
-bits more with the key than the nearest honest node."""
 
 _SETTLE_S = 180.0
 """What the liars have to enter everybody's tables."""
@@ -54,10 +50,8 @@ class Attack:
 
     def _ground(self) -> list[Identity]:
         """The nearest of many ids."""
-        target = key_of(self._key)
         rng = self._swarm.rng
-        made = (Identity(rng.randbytes(32)) for _ in range(_GROUND_PER_LIAR * self._count))
-        return sorted(made, key=lambda identity: key_of(peer_bytes(identity.peer_id)) ^ target)[: self._count]
+        return ground(self._key, self._count, lambda: Identity(rng.randbytes(32)))
 
     def _place(self, number: int) -> Place:
         atlas = self._swarm.network.atlas
@@ -122,25 +116,4 @@ class Attack:
     def _lies_of(self, liar: Liar) -> Callable[[HostStream], Awaitable[None]]:
         """Everybody nearer is one of us; a third of us replays the old value, a third forges one, a third has none."""
         value = (self._old, self._forged, None)[liar.number % 3]
-        nearest: dict[bytes, tuple[Contact, ...]] = {}
-
-        async def lie(stream: HostStream) -> None:
-            while True:
-                try:
-                    request = parse_message(await stream.receive(1 << 16))
-                except KadError:
-                    return
-                target = key_of(request.key)
-                if request.key not in nearest:
-                    ours = sorted((other.contact for other in self._liars), key=lambda it: it.key ^ target)
-                    nearest[request.key] = tuple(ours[:20])
-                record = None
-                if request.type is MessageType.PUT_VALUE:
-                    record = request.record
-                elif request.type is MessageType.GET_VALUE and request.key == self._key and value is not None:
-                    record = Record(self._key, value)
-                elif request.type is MessageType.ADD_PROVIDER:
-                    continue
-                await stream.send(encode_message(Message(request.type, request.key, record, nearest[request.key])))
-
-        return lie
+        return lies([other.contact for other in self._liars], lambda key: value if key == self._key else None)

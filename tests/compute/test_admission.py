@@ -65,15 +65,34 @@ def test_the_expected_wait_follows_the_measured_service_time() -> None:
         admission.arrive(job, 0.0)
         admission.leave(job, end_s, served=True)
     admission.arrive("c", 10.0)
-    assert admission.wait_s() == 0.0
+    assert admission.wait_s(10.0) == 0.0
     admission.arrive("d", 10.0)
-    assert admission.wait_s() == pytest.approx(2.5)
+    assert admission.wait_s(10.0) == pytest.approx(2.5)
     admission.arrive("e", 10.0)
-    assert admission.wait_s() == pytest.approx(5.0)
+    assert admission.wait_s(10.0) == pytest.approx(5.0)
 
 
 def test_a_cancelled_job_does_not_count_as_service_time() -> None:
     admission: Admission[str] = Admission(slots=1)
     admission.arrive("a", 0.0)
     admission.leave("a", 100.0, served=False)
-    assert admission.service_s() == 0.0
+    assert admission.service_s(100.0) == 0.0
+
+
+def test_before_the_first_job_has_ended_the_wait_follows_how_long_those_that_run_have_taken() -> None:
+    admission: Admission[str] = Admission(slots=2)
+    for job, at_s in (("a", 0.0), ("b", 10.0)):
+        admission.arrive(job, at_s)
+    assert admission.wait_s(10.0) == pytest.approx(2.5)
+    assert admission.wait_s(50.0) == pytest.approx(22.5)
+
+
+def test_jobs_that_hang_lengthen_the_expected_wait() -> None:
+    admission: Admission[str] = Admission(slots=1)
+    admission.arrive("a", 0.0)
+    admission.leave("a", 1.0, served=True)
+    admission.arrive("b", 1.0)
+    assert admission.wait_s(1.5) == pytest.approx(1.0)
+    assert admission.wait_s(61.0) == pytest.approx(60.0)
+    admission.leave("b", 61.0, served=False)
+    assert admission.service_s(61.0) == pytest.approx(1.0)
