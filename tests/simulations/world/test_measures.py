@@ -61,7 +61,7 @@ def test_a_job_is_stuck_ten_minutes_after_it_was_asked_for() -> None:
 
 
 def test_waiting_is_from_asking_to_the_first_token() -> None:
-    run = result(jobs=tuple(job(100.0, first_token_at_s=100.0 + wait) for wait in range(1, 21)) + (job(100.0),))
+    run = result(jobs=(*tuple(job(100.0, first_token_at_s=100.0 + wait) for wait in range(1, 21)), job(100.0)))
     assert measured("first_token.p50", run) == 10.0
     assert measured("first_token.p95", run) == 19.0
     assert measured("first_token.mean", run) == 10.5
