@@ -235,7 +235,7 @@ async def open_discovery(
             client_only = not host.addrs or bool(config.relay.use)
             table = Kademlia(
                 host, subnet.id, validators={}, config=_CLIENT_TABLE if client_only else _TABLE,
-                client_only=client_only,                storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
+                client_only=client_only, storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
             )  # fmt: skip
             try:
                 await stack.enter_async_context(table)
