@@ -140,7 +140,11 @@ class Swarm:
                         nursery.start_soon(self._keep_up, node, config)
                         # One after the other: each newcomer finds those before it through the home they share.
                         await trio.sleep(0.3)
-                    log.info("swarm", f'talk to them with: COCOON_HOME={home} cocoon chat "Hello"', home=str(home))
+                    # What root made only root can use.
+                    sudo = "sudo " if os.environ.get("SUDO_UID") else ""
+                    log.info(
+                        "swarm", f'talk to them with: {sudo}COCOON_HOME={home} cocoon chat "Hello"', home=str(home)
+                    )
                     await devnet.ended()
                 finally:
                     self._thaw_all()  # a frozen process does not hear that it shall end
