@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,12 +58,8 @@ async def run_swarm(number: int, directory: Path | None, output: Output, network
                     return
 
             nursery.start_soon(stop_on_signal)
-            try:
-                async with _open_network(number, network, home, log) as ground:
-                    await Swarm(home, node_names(number), ground, log, nursery.cancel_scope).run()
-            except BaseExceptionGroup as group:
-                # The nurseries are ours: what a user reads is the one error that ended the swarm.
-                raise _only(group) from None
+            async with _open_network(number, network, home, log) as ground:
+                await Swarm(home, node_names(number), ground, log, nursery.cancel_scope).run()
     log.info("stopped", "all nodes are stopped")
 
 
@@ -140,7 +136,11 @@ class Swarm:
                         nursery.start_soon(self._keep_up, node, config)
                         # One after the other: each newcomer finds those before it through the home they share.
                         await trio.sleep(0.3)
-                    log.info("swarm", f'talk to them with: COCOON_HOME={home} cocoon chat "Hello"', home=str(home))
+                    # What root made only root can use.
+                    sudo = "sudo " if os.environ.get("SUDO_UID") else ""
+                    log.info(
+                        "swarm", f'talk to them with: {sudo}COCOON_HOME={home} cocoon chat "Hello"', home=str(home)
+                    )
                     await devnet.ended()
                 finally:
                     self._thaw_all()  # a frozen process does not hear that it shall end
@@ -159,7 +159,7 @@ class Swarm:
 
     # ---- processes ----
 
-    def _process(self, machine: str, arguments: Sequence[str]) -> Any:
+    def _process(self, machine: str, arguments: Sequence[str]) -> AbstractAsyncContextManager[CocoonProcess]:
         command = cocoon_command(*arguments, "--json")
         home = self._home
         if self._network is not None:
@@ -314,13 +314,6 @@ def _place(directory: Path | None) -> Iterator[Path]:
     if answers(directory):
         raise ConfigError(f"a swarm runs in {directory} already; stop it, or name another with --dir")
     yield directory.resolve()
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _packets_text(counts: Mapping[str, int]) -> str:

@@ -193,10 +193,10 @@ async def open_network(number: int, options: NetworkOptions, home: Path) -> Asyn
 async def _run_relay(relay: Relay, *, task_status: trio.TaskStatus[None]) -> None:
     try:
         await relay.run(task_status=task_status)
-    except OSError as error:
+    except* OSError as group:
         raise CocoonError(
-            f"the swarm's network is gone ({error.strerror}): did somebody remove its interfaces?"
-        ) from error
+            "the swarm's network is gone: somebody else has removed one of its interfaces or namespaces"
+        ) from group
 
 
 def _build(stack: ExitStack, number: int, options: NetworkOptions, home: Path) -> tuple[SwarmNetwork, dict[str, int]]:

@@ -104,8 +104,8 @@ async def run_down(directory: Path | None, output: Output) -> None:
 async def _status(directory: Path) -> dict[str, Any]:
     if not answers(directory):
         raise ConfigError(
-            f"no swarm runs in {directory}; start one with `cocoon swarm up --dir {directory}`, or name the directory "
-            "that it printed after COCOON_HOME="
+            f"no swarm of yours runs in {directory}; start one with `cocoon swarm up --dir {directory}`, or name the "
+            "directory that it printed after COCOON_HOME="
         )
     status = await call_control(directory, "status")
     if not isinstance(status, dict) or "netns" not in status:

@@ -116,6 +116,6 @@ def test_a_network_without_root_or_without_a_swarm_is_one_clear_error(town, monk
     assert "needs root: run it with sudo, or leave --netns out" in refused.error
     missing = town.cocoon("swarm", "chaos", "--dir", str(town.home / "nowhere"))
     assert missing.code == 2
-    assert "no swarm runs in" in missing.error
+    assert "no swarm of yours runs in" in missing.error
     assert "need --netns" in town.cocoon("swarm", "up", "--delay", "40ms").error
     assert not (town.home / "s" / "devnet").exists()

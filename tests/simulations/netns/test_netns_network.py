@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from overlay.errors import ConfigError
+from overlay.errors import CocoonError, ConfigError
 from simulations.netns import kernel, owner
 from simulations.netns.nat import NatKind
 from simulations.netns.network import Carrier, NetworkOptions, SwarmNetwork, open_network
@@ -194,6 +194,15 @@ def test_namespaces_and_links_without_a_file_of_a_dead_owner_are_nobodys_to_remo
     finally:
         of.remove()
     assert of.namespaces() == []
+
+
+async def test_a_network_whose_interface_somebody_removes_ends_with_one_error():
+    with pytest.RaisesGroup(pytest.RaisesExc(CocoonError, match="network is gone"), flatten_subgroups=True):
+        async with opened(1, carrier=Carrier.RELAY) as network:
+            assert network.counts()["carried"] == 0
+            kernel.remove_link(Owner(os.getpid()).link("up"))
+            await trio.sleep_forever()
+    assert left() == []
 
 
 async def test_what_fails_half_way_leaves_nothing(monkeypatch):
