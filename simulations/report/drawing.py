@@ -277,7 +277,9 @@ def marks(result: RunResult, horizon_s: float) -> list[tuple[float, str]]:
             groups[-1] = (groups[-1][0], groups[-1][1], index)
         else:
             groups.append((happening.at_s, index, index))
-    return [(at, str(first) if first == last else f"{first}–{last}") for at, first, last in groups if 0 <= at <= horizon_s]
+    return [
+        (at, str(first) if first == last else f"{first}–{last}") for at, first, last in groups if 0 <= at <= horizon_s
+    ]
 
 
 def happenings(result: RunResult) -> list[Happening]:
