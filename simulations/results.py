@@ -179,6 +179,8 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
     about: str = ""
     """What the scenario shows, in its own words."""
+    command: str = ""
+    """What runs it again; when empty, the scenario's name and the seed say it all."""
     stopped_because: str = ""
     wall_s: float = 0.0
     cpu_s: float = 0.0

@@ -114,6 +114,8 @@ def style() -> Iterator[None]:
         matplotlib.rcParams.update(_STYLE)
         # A name may be in any script. In a page the browser has the letters; in a PNG a box stands for them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # Numbers of a run that went mad may need more room than a chart has; the page shows them all the same.
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
         yield
 
 
@@ -275,7 +277,9 @@ def marks(result: RunResult, horizon_s: float) -> list[tuple[float, str]]:
             groups[-1] = (groups[-1][0], groups[-1][1], index)
         else:
             groups.append((happening.at_s, index, index))
-    return [(at, str(first) if first == last else f"{first}–{last}") for at, first, last in groups if at <= horizon_s]
+    return [
+        (at, str(first) if first == last else f"{first}–{last}") for at, first, last in groups if 0 <= at <= horizon_s
+    ]
 
 
 def happenings(result: RunResult) -> list[Happening]:

@@ -27,6 +27,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return NONE
     if value == 0:
         return "0"
+    if not 1e-12 < abs(value) < 1e15:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS)
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{abs(value):,.{places}f}"
     if "." in text:
@@ -43,7 +45,7 @@ def share(value: float | None) -> str:
     """A fraction as a percentage with one decimal."""
     if value is None or not math.isfinite(value):
         return NONE
-    return f"{100 * value:.1f} %".replace("-", MINUS)
+    return f"{100 * value:.1f} %".replace("-", MINUS) if abs(value) < 1e6 else f"{number(100 * value)} %"
 
 
 def seconds(value: float | None) -> str:

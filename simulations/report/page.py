@@ -5,7 +5,6 @@ With a second run to compare, whatever the page shows stands twice, side by side
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,7 +20,7 @@ from simulations.report.job_charts import error_table, outcome_table
 from simulations.report.markup import clean, document, element, extend
 from simulations.report.measures import differences, key_figures
 from simulations.report.tables import Table, listed, table_element
-from simulations.report.verdict import mark_table, verdict
+from simulations.report.verdict import command, mark_table, verdict
 from simulations.results import RunResult
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -281,7 +280,7 @@ def _again(run: _Run) -> Element:
     return element(
         "div",
         element("h3", run.badge()) if run.letter else None,
-        element("pre", element("code", f"cocoon sim run {shlex.quote(clean(result.scenario))} --seed {result.seed}")),
+        element("pre", element("code", command(result))),
         element("p", " ".join(words)),
         element("p", element("code", clean(result.digest))),
         element("p", cost, class_="note"),

@@ -10,7 +10,7 @@ from simulations.report import charts
 from simulations.report.drawing import INK, MUTED, RED, TEAL, figures, png, style
 from simulations.report.frame import Frame
 from simulations.report.markup import clean
-from simulations.report.verdict import verdict
+from simulations.report.verdict import command, verdict
 from simulations.results import RunResult
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write_overview(result: RunResult, path: Path) -> None:
         for place, chart in zip(places, shown, strict=False):
             _title(place, chart.title)
             chart.draw(place)
-        foot.text(0.005, 0.5, f"cocoon sim run {clean(result.scenario)} --seed {result.seed}", color=MUTED, va="center")
+        foot.text(0.005, 0.5, command(result), color=MUTED, va="center")
         png(whole, path)
 
 

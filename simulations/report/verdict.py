@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from simulations.report.formats import clock, count, number, plural
@@ -71,6 +72,11 @@ def bounds(mark: Mark) -> str:
     if mark.at_least is not None:
         return f"≥ {number(mark.at_least, 4)}"
     return f"≤ {number(mark.at_most, 4)}" if mark.at_most is not None else "–"
+
+
+def command(result: RunResult) -> str:
+    """What to type to run it again."""
+    return clean(result.command) or f"cocoon sim run {shlex.quote(clean(result.scenario))} --seed {result.seed}"
 
 
 def mark_table(result: RunResult) -> Table:

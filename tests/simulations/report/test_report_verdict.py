@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from simulations.report import report_page
-from simulations.report.verdict import bounds, mark_table, verdict
+from simulations.report.verdict import bounds, command, mark_table, verdict
 from simulations.results import Mark, RunResult, Violation
 from tests.simulations.report.reading import read
 
@@ -75,3 +75,8 @@ def test_failed_expectations_come_first_in_the_table() -> None:
 def test_bounds_say_what_was_expected() -> None:
     assert bounds(Mark("x", None, True, at_least=1, at_most=2.5)) == "1 to 2.5"
     assert bounds(Mark("x", None, True)) == "–"
+
+
+def test_what_runs_it_again_can_be_pasted() -> None:
+    assert command(replace(RUN, scenario="my file; rm x.toml")) == "cocoon sim run 'my file; rm x.toml' --seed 1"
+    assert command(replace(RUN, command="cocoon sim run steady --duration 5m")) == "cocoon sim run steady --duration 5m"
