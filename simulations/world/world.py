@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -254,7 +255,12 @@ def client_config(group: ClientGroup, value: int, hurry: int) -> Config:
 
 def _config(changes: dict[str, Any], overrides: Sequence[str]) -> Config:
     texts = [f"{key}={msgspec.toml.encode({'v': value}).decode()[4:].strip()}" for key, value in changes.items()]
-    return load_config(None, overrides=[*overrides, *texts], environ={})
+    return _read_config((*overrides, *texts))
+
+
+@cache
+def _read_config(overrides: tuple[str, ...]) -> Config:
+    return load_config(None, overrides=overrides, environ={})
 
 
 __all__ = ["SUBNET", "PriceSection", "World"]
