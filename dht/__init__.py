@@ -3,7 +3,7 @@
 from dht.directory import Directory
 from dht.index import CapacityIndex, Heard, Provider, Source, Verdict
 from dht.providers import FoundProvider, ProviderIndex
-from dht.records import CapacityRecord, Offer, RecordError, SignedRecord, parse_record, sign_record
+from dht.records import CapacityRecord, Offer, RecordError, SignedRecord, check_size, parse_record, sign_record
 
 __all__ = [
     "CapacityIndex",
@@ -18,6 +18,7 @@ __all__ = [
     "SignedRecord",
     "Source",
     "Verdict",
+    "check_size",
     "parse_record",
     "sign_record",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 
 from dht.limits import CHANGE_PERCENT, MIN_ANNOUNCE_INTERVAL_S, TOPIC_RECORDS_PER_S
 from dht.records import CapacityRecord, Offer
@@ -36,8 +35,11 @@ def moved(old: CapacityRecord, new: CapacityRecord) -> bool:
     return any(_offer_moved(a, b) for a, b in zip(old.offers, new.offers, strict=True))
 
 
-def _frame(record: CapacityRecord) -> CapacityRecord:
-    return replace(record, seq=0, issued_at=0, offers=())
+def _frame(record: CapacityRecord) -> tuple[object, ...]:
+    return (
+        record.version, record.subnet, record.host_addrs, record.tunnel_addrs, record.noise_key, record.ttl_s,
+        record.software,
+    )  # fmt: skip
 
 
 def _offer_moved(old: Offer, new: Offer) -> bool:

@@ -47,7 +47,7 @@ from dht.limits import (
 from dht.listing import Listed, Listing
 from dht.neighbours import Neighbours
 from dht.providers import FoundProvider, ProviderIndex
-from dht.records import CapacityRecord, RecordError, SignedRecord, parse_record, sign_record
+from dht.records import CapacityRecord, RecordError, SignedRecord, check_size, parse_record, sign_record
 from dht.search import Market, Search
 from dht.shards import ANY_MODEL, Sold, sold_in
 from transport.host import EventKind, GossipMessage, Host, background
@@ -151,7 +151,7 @@ class Directory:
         :class:`dht.RecordError` when it is too long to be sent. On cancellation it is announced or not.
         """
         wanted = replace(record, subnet=self._subnet)
-        sign_record(self._identity, self._stamp(wanted))  # too long a record is the caller's error, now
+        check_size(self._stamp(wanted))  # too long a record is the caller's error, now
         self._wanted = wanted
         self._changed.set()
         if self._listing is not None:

@@ -30,12 +30,15 @@ from dht.limits import (
     MIN_TTL_S,
     NOISE_KEY_BYTES,
 )
-from transport.identity import Identity, PeerId
+from transport.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, PeerId
 from transport.wire import WireError, decode, encode, open_envelope, sign_envelope
 
 RECORD_VERSION = 1
 DOMAIN = "capacity/1"
 """The signature domain of records."""
+
+_ENVELOPE_BYTES = 1 + 3 + (2 + PUBLIC_KEY_BYTES) + (2 + SIGNATURE_BYTES)
+"""What an envelope adds to a payload of 256 bytes or more: the array, and three byte strings with their heads."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*", re.ASCII)
 _UNIT = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -170,12 +173,24 @@ class SignedRecord:
 
 def sign_record(identity: Identity, record: CapacityRecord) -> SignedRecord:
     """Sign ``record``. Raises :class:`RecordError` when the result is longer than :data:`MAX_RECORD_BYTES`."""
-    envelope = sign_envelope(identity, DOMAIN, encode(_to_wire(record))).to_bytes()
-    if len(envelope) > MAX_RECORD_BYTES:
-        raise RecordError(
-            f"the record has {len(envelope)} bytes, {MAX_RECORD_BYTES} are allowed: announce fewer offers or addresses"
-        )
+    envelope = sign_envelope(identity, DOMAIN, _payload(record)).to_bytes()
     return SignedRecord(identity.peer_id, record, envelope)
+
+
+def check_size(record: CapacityRecord) -> None:
+    """Whether :func:`sign_record` would make something that can be sent; it costs no signature. Raises
+    :class:`RecordError`."""
+    _payload(record)
+
+
+def _payload(record: CapacityRecord) -> bytes:
+    payload = encode(_to_wire(record))
+    size = len(payload) + (_ENVELOPE_BYTES if len(payload) >= 256 else _ENVELOPE_BYTES - 1)
+    if size > MAX_RECORD_BYTES:
+        raise RecordError(
+            f"the record has {size} bytes, {MAX_RECORD_BYTES} are allowed: announce fewer offers or addresses"
+        )
+    return payload
 
 
 @lru_cache(maxsize=MAX_RECORDS)

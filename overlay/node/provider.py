@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from compute.engines import Engine
-from dht import CapacityRecord, Directory, RecordError, sign_record
+from dht import CapacityRecord, Directory, RecordError, check_size
 from overlay import channels
 from overlay.chain import Chain
 from overlay.config import Config
@@ -90,7 +90,7 @@ class ProviderNode:
                     noise_key=self.listener.endpoint.static_key.public, offers=offers[:count], software=SOFTWARE,
                     seq=int(now * 1000), issued_at=int(now),
                 )  # fmt: skip
-                sign_record(self.identity, record)
+                check_size(record)
             except RecordError:
                 continue
             if count < len(offers) and not self.crowded:
@@ -300,8 +300,12 @@ def _start_tasks(node: ProviderNode, nursery: trio.Nursery, machine: Machine) ->
 
     async def announce() -> None:
         nonlocal changed
+        said: object = None
         while True:
-            await node.directory.announce(node.record())
+            facts = (node.shop.offers(), tuple(node.host.addrs), tuple(node.tunnel_addrs))
+            if facts != said:  # prices take a step every second, and most of them lead nowhere
+                said = facts
+                await node.directory.announce(node.record())
             await changed.wait()
             changed = trio.Event()
 

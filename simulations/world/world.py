@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -285,7 +285,12 @@ def client_config(group: ClientGroup, value: int, hurry: int) -> Config:
 
 def _config(changes: dict[str, Any], overrides: Sequence[str]) -> Config:
     texts = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    return load_config(None, overrides=[*overrides, *texts], environ={})
+    return _read_config((*overrides, *texts))
+
+
+@cache
+def _read_config(overrides: tuple[str, ...]) -> Config:
+    return load_config(None, overrides=overrides, environ={})
 
 
 __all__ = ["SUBNET", "PriceSection", "World"]
