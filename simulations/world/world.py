@@ -71,6 +71,8 @@ class World:
         """Called when a job has ended."""
         self._wallets: dict[str, Peer[Any]] = {}
         self._ids: dict[PeerId, Peer[Any]] = {}
+        self.over = False
+        """Whether the run has ended."""
         self.trouble = faults.Trouble(network)
         """What is broken now."""
         self._around = Surroundings(seed, network, self.chain)
@@ -229,7 +231,12 @@ class World:
                 value_per_million=client.value_nanoton, value_of_time=client.value_of_time_nanoton_per_s,
             )  # fmt: skip
             self.orders.append(order)
-            await buy(node, request, order, retries=demand.retries, rng=draw)
+            try:
+                await buy(node, request, order, retries=demand.retries, rng=draw)
+            except trio.Cancelled:
+                if not self.over:
+                    order.ended_at_s, order.error = trio.current_time(), "its client stopped"
+                raise
             self.on_order(order)
 
     # --- seen from above ----------------------------------------------------------------------------------------------
@@ -256,6 +263,7 @@ class World:
 
     def end(self) -> None:
         """Cut every cable: what nodes would still say while they stop is not part of the run."""
+        self.over = True
         peers: list[Peer[Any]] = [*self.providers, *self.clients]
         for peer in peers:
             if peer.host is not None:
