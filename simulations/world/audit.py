@@ -48,7 +48,7 @@ class _Chain:
 
 @dataclass
 class _Channel:
-    """A channel, as far as its parties have written of it."""
+    """The two ends of a channel, as far as they are nodes of the world."""
 
     payer: ClientPeer | None = None
     payee: ProviderPeer | None = None
@@ -61,7 +61,7 @@ class Audit:
         self._world = world
         self._agreements: dict[bytes, bytes] = {}
         """Those verified: by id, the hash of what is stored."""
-        self._channels: defaultdict[str, _Channel] = defaultdict(_Channel)
+        self._channels: dict[str, _Channel] = {}
         self._chains: defaultdict[tuple[PeerId, str], _Chain] = defaultdict(_Chain)
         self._jobs: defaultdict[PeerId, dict[bytes, str]] = defaultdict(dict)
         """By owner of the books, the channel that each job has its receipt on."""
@@ -94,15 +94,25 @@ class Audit:
             return
         name = entry[0] if isinstance(entry, tuple) else entry.channel
         changed[name] = None
-        channel = self._channels[name]
-        if isinstance(peer, ClientPeer):
-            channel.payer = peer
-        elif isinstance(peer, ProviderPeer):
-            channel.payee = peer
+        if name not in self._channels:
+            self._channels[name] = self._parties(peer, name)
         if isinstance(entry, ReceiptRecord):
             self._append(peer, entry)
         elif isinstance(entry, tuple):
             self._truncate(peer, *entry)
+
+    def _parties(self, peer: Peer[Any], name: str) -> _Channel:
+        """Both ends of a channel that is in the books of ``peer``."""
+        books = peer.machine.books
+        record = books.channel(name) if books is not None else None
+        other = None if record is None else self._world.by_id(PeerId(record.peer))
+        found = _Channel()
+        for one in (peer, other):
+            if isinstance(one, ClientPeer):
+                found.payer = one
+            elif isinstance(one, ProviderPeer):
+                found.payee = one
+        return found
 
     def _verify(self, peer: Peer[Any], record: AgreementRecord) -> None:
         digest = sha256(record.body).digest()
@@ -140,8 +150,8 @@ class Audit:
         if payer is None or payee is None or payer.behaviour != "honest":
             return
         theirs, ours = payer.machine.books, payee.machine.books
-        assert theirs is not None
-        assert ours is not None
+        if theirs is None or ours is None or ours.channel(name) is None:
+            return  # the payee has not heard of it yet
         held, signed = ours.voucher(name), theirs.voucher(name)
         if held is not None and (
             signed is None or held.seq > signed.seq or held.amount_nanoton > signed.amount_nanoton

@@ -176,16 +176,21 @@ def count_of(peers: Sequence[Peer[Any]]) -> str:
 
 
 async def crash(world: World, fault: Fault) -> None:
-    """Nodes are killed at once; each starts again on its disk ``restart_s`` later, or never if that is negative."""
+    """Nodes are killed at once; each starts again on its disk ``restart_s`` later, or never if that is negative. With
+    ``silent`` machines lose power, and nobody is told: connections break when they are missed."""
     peers = targets(world, fault, rng_of(world, fault))
-    restart_s = float(fault.options.get("restart_s", RESTART_S))
-    world.happens(f"{count_of(peers)} crash")
+    silent = bool(fault.options.get("silent", False))
+    world.happens(f"{count_of(peers)} {'lose power' if silent else 'crash'}")
     for peer in peers:
-        world.nursery.start_soon(_crash, world, peer, restart_s)
+        world.nursery.start_soon(_crash, world, peer, _restart_s(fault), silent)
 
 
-async def _crash(world: World, peer: Peer[Any], restart_s: float) -> None:
-    await peer.stop(crash=True)
+def _restart_s(fault: Fault) -> float:
+    return float(fault.options.get("restart_s", RESTART_S))
+
+
+async def _crash(world: World, peer: Peer[Any], restart_s: float, silent: bool) -> None:
+    await peer.stop(crash=True, silent=silent)
     if restart_s >= 0:
         await revive(world, peer, restart_s)
 
@@ -226,7 +231,8 @@ async def _leave(peer: Peer[Any]) -> None:
 
 
 async def churn(world: World, fault: Fault) -> None:
-    """Over ``for_s``, nodes go one after the other: ``crash_share`` of them (default half) crash, the others leave.
+    """Over ``for_s``, nodes go one after the other: ``crash_share`` of them (default half) are switched off, the others
+    leave in good order.
     ``replaced_share`` (default none) never return, and a newcomer of their group takes their place; the others are back
     after ``away_s`` in the mean."""
     rng = rng_of(world, fault)
@@ -245,7 +251,7 @@ async def churn(world: World, fault: Fault) -> None:
 
 async def _come_and_go(world: World, peer: Peer[Any], crashes: bool, replaced: bool, away_s: float) -> None:
     if crashes:
-        await peer.stop(crash=True)
+        await peer.stop(crash=True, silent=True)
     else:
         await _leave(peer)
     await revive(world, world.newcomer(peer) if replaced else peer, away_s)
@@ -253,9 +259,9 @@ async def _come_and_go(world: World, peer: Peer[Any], crashes: bool, replaced: b
 
 async def crash_mid_stream(world: World, fault: Fault) -> None:
     """Every ``every_s``, for ``for_s``, the provider of a job whose answer has begun is killed; it starts again
-    ``restart_s`` later. ``at_s`` is the first time."""
+    ``restart_s`` later. ``at_s`` is the first time; ``silent`` as of a crash."""
     rng = rng_of(world, fault)
-    restart_s = float(fault.options.get("restart_s", RESTART_S))
+    silent = bool(fault.options.get("silent", False))
     ends = trio.current_time() + fault.for_s
     killed = 0
     while True:
@@ -267,7 +273,7 @@ async def crash_mid_stream(world: World, fault: Fault) -> None:
         served = [peer for peer in dict.fromkeys(served) if peer.up and fault.group in ("", peer.group)]
         if served:
             killed += 1
-            world.nursery.start_soon(_crash, world, rng.choice(served), restart_s)
+            world.nursery.start_soon(_crash, world, rng.choice(served), _restart_s(fault), silent)
         if trio.current_time() >= ends:
             break
         await trio.sleep(float(fault.options.get("every_s", KILL_EVERY_S)) if served else 0.25)

@@ -71,8 +71,9 @@ def _recovered(result: RunResult, group: str, from_s: float, to_s: float) -> flo
 
 
 def _stuck(result: RunResult, group: str, from_s: float, to_s: float) -> float:
-    """Asked for in the span and still running at the end of the run, ten minutes later or more."""
-    late = [job for job in jobs(result, group, from_s, to_s) if job.outcome == "running"]
+    """Asked for in the span and still running at the end of the run, ten minutes later or more; not those whose client
+    stopped."""
+    late = [job for job in jobs(result, group, from_s, to_s) if job.outcome == "running" and job.ended_at_s is None]
     return float(sum(result.virtual_s - job.asked_at_s >= 600 for job in late))
 
 

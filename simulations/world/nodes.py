@@ -132,9 +132,10 @@ class Peer(Generic[N]):
             ended, self._ended = self._ended, None
             ended.set()
 
-    async def stop(self, *, crash: bool = False) -> None:
-        """End it, if it runs: with ``crash`` at once, as a kill does: nothing is said or written any more, and its
-        peers find out for themselves; else in good order and with a farewell."""
+    async def stop(self, *, crash: bool = False, silent: bool = False) -> None:
+        """End it, if it runs: in good order and with a farewell, or with ``crash`` at once, as a kill does: nothing is
+        said or written any more. The kernel of a process that was killed closes its connections; with ``silent`` the
+        machine is gone with it, and peers find out for themselves."""
         ended = self._ended
         if ended is None:
             return
@@ -144,7 +145,7 @@ class Peer(Generic[N]):
             books = self.machine.books
             self.at_crash = {} if books is None else books.summaries()
             if self.host is not None:
-                self.host.halt(crash=True)
+                self.host.halt(crash=silent)
         self._scope.cancel()
         await ended.wait()
 

@@ -70,6 +70,9 @@ class World:
         self.on_order: Callable[[Order], None] = lambda _: None
         """Called when a job has ended."""
         self._wallets: dict[str, Peer[Any]] = {}
+        self._ids: dict[PeerId, Peer[Any]] = {}
+        self.over = False
+        """Whether the run has ended."""
         self.trouble = faults.Trouble(network)
         """What is broken now."""
         self._around = Surroundings(seed, network, self.chain)
@@ -231,7 +234,12 @@ class World:
                 value_per_million=client.value_nanoton, value_of_time=client.value_of_time_nanoton_per_s,
             )  # fmt: skip
             self.orders.append(order)
-            await buy(node, request, order, retries=demand.retries, rng=draw)
+            try:
+                await buy(node, request, order, retries=demand.retries, rng=draw)
+            except trio.Cancelled:
+                if not self.over:
+                    order.ended_at_s, order.error = trio.current_time(), "its client stopped"
+                raise
             self.on_order(order)
 
     # --- seen from above ----------------------------------------------------------------------------------------------
@@ -242,13 +250,23 @@ class World:
 
     def by_wallet(self, address: str) -> Peer[Any] | None:
         """Whose wallet that is."""
-        peers: Sequence[Peer[Any]] = [*self.providers, *self.clients]
-        if len(self._wallets) < len(peers):
-            self._wallets = {peer.machine.wallet.address: peer for peer in peers}
+        self._register()
         return self._wallets.get(address)
+
+    def by_id(self, peer_id: PeerId) -> Peer[Any] | None:
+        """Whose identity that is."""
+        self._register()
+        return self._ids.get(peer_id)
+
+    def _register(self) -> None:
+        peers: Sequence[Peer[Any]] = [*self.providers, *self.clients]
+        if len(self._ids) < len(peers):
+            self._wallets = {peer.machine.wallet.address: peer for peer in peers}
+            self._ids = {peer.peer_id: peer for peer in peers}
 
     def end(self) -> None:
         """Cut every cable: what nodes would still say while they stop is not part of the run."""
+        self.over = True
         peers: list[Peer[Any]] = [*self.providers, *self.clients]
         for peer in peers:
             if peer.host is not None:

@@ -56,12 +56,13 @@ def test_recovered_jobs_are_those_done_by_another_provider_than_the_first() -> N
 
 
 def test_a_job_is_stuck_ten_minutes_after_it_was_asked_for() -> None:
-    run = result(jobs=(job(400.0, "running"), job(401.0, "running"), job(20.0)))
+    run = result(jobs=(job(400.0, "running"), job(401.0, "running"), job(20.0),
+                       job(20.0, "running", ended_at_s=30.0, error="its client stopped")))  # fmt: skip
     assert measured("jobs.stuck", run) == 1
 
 
 def test_waiting_is_from_asking_to_the_first_token() -> None:
-    run = result(jobs=(*tuple(job(100.0, first_token_at_s=100.0 + wait) for wait in range(1, 21)), job(100.0)))
+    run = result(jobs=(*(job(100.0, first_token_at_s=100.0 + wait) for wait in range(1, 21)), job(100.0)))
     assert measured("first_token.p50", run) == 10.0
     assert measured("first_token.p95", run) == 19.0
     assert measured("first_token.mean", run) == 10.5
