@@ -29,7 +29,7 @@ from overlay.config import Config
 from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
 from overlay.events import EventLog, Observer
 from overlay.gateway import ModelInfo, serve_gateway
-from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, Overcharged, ProtocolError
+from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, ProtocolError
 from overlay.market import Buyer, Payer
 from overlay.market.selection import MAIN_UNIT
 from overlay.node import views
@@ -233,11 +233,15 @@ class ClientNode:
                 if deal is not None:
                     self.deals.ended(request, deal)
                 problem: CocoonError = error
-            except (Overcharged, ProviderGone, Busy, UnknownModel) as error:
+            except (Busy, UnknownModel) as error:
                 if deal is not None:
-                    self.deals.failed(request, deal, error)
+                    self.deals.full(request, deal)
                 elif isinstance(error, UnknownModel):
                     raise
+                problem = error
+            except ProviderGone as error:
+                if deal is not None:
+                    self.deals.failed(request, deal, error)
                 problem = error
             except TaskError as error:
                 raise InvalidRequest(str(error), param=error.param) from error

@@ -18,7 +18,7 @@ from compute.tasks import ChatRequest, CompletionRequest, Request, Task
 from compute.usage import Prices, Unit, Usage
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
-from overlay.errors import Busy, CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
+from overlay.errors import CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
 from overlay.jobs import Overcharged
 from overlay.market import (
@@ -153,10 +153,13 @@ class Deals:
         peer, now_s = deal.link.peer, trio.current_time()
         if isinstance(error, Overcharged):
             self.reputation.disputed(peer, now_s)
-        elif isinstance(error, Busy | UnknownModel):
-            self.reputation.full(peer, now_s)
         else:
             self.reputation.failed(peer, now_s)
+        self.ended(request, deal)
+
+    def full(self, request: Request, deal: Deal) -> None:
+        """``deal``'s provider has no room for a job now: the same, and no fault of its."""
+        self.reputation.full(deal.link.peer, trio.current_time())
         self.ended(request, deal)
 
     def claimed_wait_s(self, deal: Deal) -> float:
