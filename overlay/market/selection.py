@@ -53,6 +53,15 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Bid:
+    """A candidate's binding quote: its prices, and in how many milliseconds a job would start."""
+
+    candidate: Candidate
+    prices: Prices
+    start_ms: int
+
+
+@dataclass(frozen=True)
 class ClientPolicy:
     """What a client accepts. None of it is ever sent.
 
@@ -94,8 +103,10 @@ def score_nanoton(want: Want, policy: ClientPolicy, prices: Prices, wait_ms: int
     return prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds
 
 
-def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy, rng: Random) -> list[Candidate]:
-    """Whom to ask for a quote: at most ``SHORTLIST`` providers, best first.
+def shortlist(
+    candidates: Iterable[Candidate], want: Want, policy: ClientPolicy, rng: Random, size: int = limits.SHORTLIST
+) -> list[Candidate]:
+    """Whom to ask for a quote: at most ``size`` providers, best first.
 
     Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
     than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd. Empty when there
@@ -126,4 +137,23 @@ def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy,
             best=best,
         )
     scored.sort(key=lambda item: item[0])
-    return [candidate for _, candidate in scored[: limits.SHORTLIST]]
+    return [candidate for _, candidate in scored[:size]]
+
+
+def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
+    """Best first: price plus what the waiting costs."""
+    return sorted(
+        bids, key=lambda b: score_nanoton(want, policy, b.prices, b.start_ms, b.candidate.units_per_s)
+    )
+
+
+def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
+    """Whose quotes may be accepted, in the order in which to try: those whose prices are all within the cap."""
+    return ranked((bid for bid in bids if policy.affords(bid.prices)), want, policy)
+
+
+def to_counter(bids: Sequence[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
+    """Who is asked to yield: the best few when every quote is too dear, else nobody."""
+    if any(policy.affords(bid.prices) for bid in bids):
+        return []
+    return ranked(bids, want, policy)[: limits.COUNTERED]
