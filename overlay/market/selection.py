@@ -117,17 +117,18 @@ def shortlist(
     value = max(1, policy.max_prices.cost_nanoton(want.usage))
     scored = []
     too_dear = []
+    units, second = want.usage.get(MAIN_UNIT[want.task]), policy.value_of_time_nanoton_per_s
     for candidate in sample:
-        seconds = candidate.wait_ms / 1000 + job_seconds(want, candidate.units_per_s)
+        seconds = candidate.wait_ms / 1000 + (units / candidate.units_per_s if candidate.units_per_s > 0 else 0.0)
         if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
             continue
         # Only the price can rule a candidate out; what a second is worth ranks those that are left.
-        if candidate.asks.cost_nanoton(want.usage) > value * (1 + limits.HOPELESS_LOSS):
+        cost = candidate.asks.cost_nanoton(want.usage)
+        if cost > value * (1 + limits.HOPELESS_LOSS):
             too_dear.append(candidate)
             continue
-        score = score_nanoton(want, policy, candidate.asks, candidate.wait_ms, candidate.units_per_s) / value
         gumbel = -math.log(-math.log(rng.random() or 1e-12) or 1e-12)
-        scored.append((score - limits.GUMBEL_SCALE * gumbel, candidate))
+        scored.append(((cost + second * seconds) / value - limits.GUMBEL_SCALE * gumbel, candidate))
     if too_dear and not scored:
         best = min(too_dear, key=lambda c: c.asks.cost_nanoton(want.usage)).asks
         raise TooExpensive(
