@@ -113,7 +113,7 @@ class Floor:
         heapq.heappush(self._heap, (when, next(self._order), call, arguments))
 
     def run(self) -> Floor:
-        """Play the whole workload."""
+        """Play the whole workload. Jobs that run or wait when it ends are still done: nothing can happen to them."""
         workload = self.workload
         for before, segment in zip((None, *workload.segments), workload.segments, strict=False):
             gone = bool(segment.lost)
@@ -127,6 +127,10 @@ class Floor:
         while heap and heap[0][0] < ends:
             when, _, call, arguments = heapq.heappop(heap)
             call(*arguments, when)
+        while heap:
+            when, _, call, arguments = heapq.heappop(heap)
+            if call == self._finish:
+                call(*arguments, when)
         return self
 
     def rng(self, job: Job, salt: int = 0) -> Random:
