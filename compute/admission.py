@@ -5,13 +5,18 @@ Pure: time is an argument. The scheduler holds one for each engine.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from compute import limits
 
 JobT = TypeVar("JobT", bound=Hashable)
+
+_OVERDUE = 0.1
+"""The share of its expected time that a job is expected to need once that time is over."""
 
 
 class SchedulerBusy(Exception):
@@ -22,20 +27,36 @@ class SchedulerBusy(Exception):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(slots=True)
+class _Running:
+    """A job in a slot: since when, and how much work it is."""
+
+    began_s: float
+    work: float
+
+
 class Admission(Generic[JobT]):
     """``slots`` jobs run, up to ``max_queue`` wait in the order of arrival.
+
+    Each job has a ``work``: how much it is expected to be, in any one measure (tokens, milliseconds of audio). What a
+    piece of work takes is learnt from the jobs that were served, so a wait can be told from what runs and waits now
+    rather than from a mean: on a market full of long jobs that difference is worth 7 % of all there is to gain
+    (docs/simulation.md, "The market alone"). ``pace_s`` is the seconds that one unit of work takes, as far as is known
+    before any job was served: without it a full engine that has just started promises everybody to begin at once.
 
     Invariant: nobody waits while a slot is free.
     """
 
-    def __init__(self, slots: int, max_queue: int = limits.MAX_QUEUE_PER_ENGINE) -> None:
+    def __init__(self, slots: int, max_queue: int = limits.MAX_QUEUE_PER_ENGINE, pace_s: float = 0.0) -> None:
         assert slots >= 1
         assert max_queue >= 0
         self.slots = slots
         self._max_queue = max_queue
-        self._running: dict[JobT, float] = {}
-        self._queue: dict[JobT, None] = {}
-        self._service_s: deque[float] = deque(maxlen=limits.SERVICE_TIME_SAMPLES)
+        self._pace_s = pace_s
+        self._running: dict[JobT, _Running] = {}
+        self._queue: dict[JobT, float] = {}
+        self._served: deque[tuple[float, float]] = deque(maxlen=limits.SERVICE_TIME_SAMPLES)
+        self._seconds = self._work = 0.0
 
     @property
     def busy(self) -> int:
@@ -47,16 +68,17 @@ class Admission(Generic[JobT]):
         """Jobs that wait."""
         return len(self._queue)
 
-    def arrive(self, job: JobT, now_s: float) -> bool:
+    def arrive(self, job: JobT, now_s: float, work: float = 1.0) -> bool:
         """Admit ``job``: true when it runs at once, false when it waits. Raises :class:`SchedulerBusy`."""
+        assert work > 0
         assert job not in self._running
         assert job not in self._queue
         if len(self._running) < self.slots:
-            self._running[job] = now_s
+            self._running[job] = _Running(now_s, work)
             return True
         if len(self._queue) >= self._max_queue:
-            raise SchedulerBusy(self.wait_s())
-        self._queue[job] = None
+            raise SchedulerBusy(self.wait_s(now_s))
+        self._queue[job] = work
         return False
 
     def leave(self, job: JobT, now_s: float, *, served: bool) -> list[JobT]:
@@ -64,24 +86,41 @@ class Admission(Generic[JobT]):
 
         ``served`` tells whether it ran to its end: only then does its time count as service time.
         """
-        began_s = self._running.pop(job, None)
+        ran = self._running.pop(job, None)
         self._queue.pop(job, None)
-        if began_s is not None and served:
-            self._service_s.append(max(0.0, now_s - began_s))
+        if ran is not None and served:
+            self._learn(max(0.0, now_s - ran.began_s), ran.work)
         started: list[JobT] = []
         while self._queue and len(self._running) < self.slots:
             following = next(iter(self._queue))
-            del self._queue[following]
-            self._running[following] = now_s
+            self._running[following] = _Running(now_s, self._queue.pop(following))
             started.append(following)
         return started
 
     def service_s(self) -> float:
         """Mean time from slot to end of the last jobs, 0 before the first."""
-        return sum(self._service_s) / len(self._service_s) if self._service_s else 0.0
+        return self._seconds / len(self._served) if self._served else 0.0
 
-    def wait_s(self) -> float:
-        """Expected wait of a job that arrives now: slots free up at ``slots / service time``, in turn."""
+    def wait_s(self, now_s: float) -> float:
+        """Expected wait of a job that arrives now: those that run end in turn, and those that wait go before it."""
         if len(self._running) < self.slots:
             return 0.0
-        return (len(self._queue) + 1) * self.service_s() / self.slots
+        pace = self._seconds / self._work if self._served else self._pace_s
+        ends = [self._left_s(running, pace, now_s) for running in self._running.values()]
+        heapq.heapify(ends)
+        for work in self._queue.values():
+            heapq.heapreplace(ends, ends[0] + work * pace)
+        return ends[0]
+
+    def _left_s(self, running: _Running, pace: float, now_s: float) -> float:
+        """How long a job is expected to run on. One that is overdue may end at any moment or not: it is given a share
+        of its expected time, since to call it all but done would promise what nobody knows."""
+        whole = running.work * pace
+        return max(whole - (now_s - running.began_s), _OVERDUE * whole if now_s > running.began_s + whole else 0.0)
+
+    def _learn(self, seconds: float, work: float) -> None:
+        if len(self._served) == self._served.maxlen:
+            oldest = self._served[0]
+            self._seconds, self._work = self._seconds - oldest[0], self._work - oldest[1]
+        self._served.append((seconds, work))
+        self._seconds, self._work = self._seconds + seconds, self._work + work

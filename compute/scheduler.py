@@ -17,6 +17,7 @@ import trio
 from compute import limits
 from compute.admission import Admission, SchedulerBusy
 from compute.engines.base import Capability, Engine, EngineFailure, EngineJobId
+from compute.estimate import expected_work
 from compute.tasks import Embedding, Event, Finished, RawDelta, Request, Task, TaskError
 from compute.worker import EngineThread, Item
 
@@ -108,11 +109,12 @@ class _Station:
         """Take over what the engine said about itself."""
         self.alive = not self.thread.failure
         slots = max((c.max_batch for c in self.thread.capabilities), default=1)
-        self.admission = Admission(slots, self._max_queue)
+        speeds = [c.units_per_s for c in self.thread.capabilities if c.units_per_s > 0]
+        self.admission = Admission(slots, self._max_queue, 1 / min(speeds) if speeds else 0.0)
 
     def enter(self, job: JobEvents) -> None:
         """Start or queue a job. Raises :class:`SchedulerBusy`."""
-        runs = self.admission.arrive(job.id, trio.current_time())
+        runs = self.admission.arrive(job.id, trio.current_time(), expected_work(job.request))
         self._jobs[job.id] = job
         if runs:
             self.thread.post(("submit", job.id, job.request))
@@ -193,17 +195,19 @@ class Scheduler:
     def load(self) -> dict[tuple[Task, str], Load]:
         """How full each (task, model) is. Engines that serve several share their slots between them."""
         loads: dict[tuple[Task, str], Load] = {}
+        now_s = trio.current_time()
         for station in self._stations:
             if station.alive:
                 a = station.admission
+                wait_s = a.wait_s(now_s)
                 for capability in station.thread.capabilities:
                     key = (capability.task, capability.model)
-                    load = Load(a.busy, a.slots, a.queued, a.wait_s())
+                    load = Load(a.busy, a.slots, a.queued, wait_s)
                     if (other := loads.get(key)) is not None:
-                        wait_s = min(load.wait_s, other.wait_s)
                         load = Load(
-                            load.busy + other.busy, load.slots + other.slots, load.queued + other.queued, wait_s
-                        )
+                            load.busy + other.busy, load.slots + other.slots, load.queued + other.queued,
+                            min(wait_s, other.wait_s),
+                        )  # fmt: skip
                     loads[key] = load
         return loads
 
@@ -220,7 +224,8 @@ class Scheduler:
         ]
         if not stations:
             raise TaskError(f"no engine here serves the model {request.model!r} for {request.task}", param="model")
-        station = min(stations, key=lambda s: (s.admission.wait_s(), s.admission.queued, s.admission.busy))
+        now_s = trio.current_time()
+        station = min(stations, key=lambda s: (s.admission.wait_s(now_s), s.admission.queued, s.admission.busy))
         job = JobEvents(EngineJobId(next(self._ids)), request)
         station.enter(job)
         try:

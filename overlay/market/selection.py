@@ -76,6 +76,9 @@ class ClientPolicy:
     max_deposit_nanoton: int = limits.MAX_AMOUNT_NANOTON
     allow: Collection[PeerId] | None = None
     deny: Collection[PeerId] = ()
+    cap_covers_time: bool = False
+    """Whether what a job would cost at the cap is all that it is worth, waiting included: then a quote that with the
+    value of its seconds comes to more is not accepted, however low its price."""
 
     def admits(self, provider: PeerId) -> bool:
         """Whether ``provider`` may be dealt with."""
@@ -148,13 +151,26 @@ def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
     )
 
 
+def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
+    """Whether a quote may be accepted: its prices are within the cap, the job would be done in time, and, where the cap
+    covers time, price and time together are within it."""
+    if not policy.affords(bid.prices):
+        return False
+    if bid.start_ms / 1000 + job_seconds(want, bid.candidate.units_per_s) > policy.deadline_s:
+        return False
+    if not policy.cap_covers_time:
+        return True
+    most = policy.max_prices.cost_nanoton(want.usage)
+    return score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) <= most
+
+
 def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
-    """Whose quotes may be accepted, in the order in which to try: those whose prices are all within the cap."""
-    return ranked((bid for bid in bids if policy.affords(bid.prices)), want, policy)
+    """Whose quotes may be accepted, in the order in which to try."""
+    return ranked((bid for bid in bids if acceptable(bid, want, policy)), want, policy)
 
 
 def to_counter(bids: Sequence[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
-    """Who is asked to yield: the best few when every quote is too dear, else nobody."""
-    if any(policy.affords(bid.prices) for bid in bids):
+    """Who is asked to yield: the best few when no quote is acceptable, else nobody."""
+    if any(acceptable(bid, want, policy) for bid in bids):
         return []
     return ranked(bids, want, policy)[: limits.COUNTERED]

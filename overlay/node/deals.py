@@ -12,9 +12,9 @@ from random import Random
 
 import trio
 
-from compute.estimate import estimate_usage
-from compute.tasks import ChatRequest, CompletionRequest, Request, Task
-from compute.usage import Prices, Unit, Usage
+from compute.estimate import estimate_usage, expected_usage
+from compute.tasks import Request, Task
+from compute.usage import Prices, Unit
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
 from overlay.errors import NoProvider, ProviderGone, TooExpensive, UnknownModel
@@ -38,12 +38,6 @@ from transport.identity import PeerId
 
 AUTO = "auto"
 """The model name that leaves the choice to us."""
-
-TYPICAL_COMPLETION_TOKENS = 256
-"""What an answer is expected to have when the request names no limit: for ranking quotes, never for money."""
-
-PROMPT_BYTES_PER_TOKEN = 3
-"""The same for prompts."""
 
 FAILED_FOR_S = 30.0
 """A provider that failed a job is left out of negotiations this long."""
@@ -274,12 +268,3 @@ def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:
         f"{prices_text(best.to_wire())}. Raise your cap ({flags}), or try again later",
         best=best,
     )
-
-
-def expected_usage(request: Request) -> Usage:
-    """What a job like this is likely to use: for ranking offers."""
-    most = estimate_usage(request)
-    if not isinstance(request, (ChatRequest, CompletionRequest)):
-        return most
-    answer = min(request.sampling.max_tokens or TYPICAL_COMPLETION_TOKENS, TYPICAL_COMPLETION_TOKENS)
-    return Usage({Unit.PROMPT: max(1, most.get(Unit.PROMPT) // PROMPT_BYTES_PER_TOKEN), Unit.COMPLETION: answer})

@@ -65,6 +65,10 @@ class Machine:
     """Jobs there, running or waiting, each with its finish (NaN while it waits)."""
 
 
+def _admission(provider: Provider) -> Admission[int]:
+    return Admission(provider.slots, QUEUE, 1 / provider.units_per_s)
+
+
 @dataclass(frozen=True)
 class Prices1s:
     """What was seen in one second: the capacity-weighted mean of the asks and of the share of busy slots."""
@@ -100,11 +104,12 @@ class Floor:
     def __init__(self, workload: Workload, policy: Policy) -> None:
         self.workload = workload
         self.policy = policy
-        self.machines = [Machine(p, Admission(p.slots, QUEUE)) for p in workload.providers]
+        self.machines = [Machine(p, _admission(p)) for p in workload.providers]
         self.outcomes = [Outcome() for _ in workload.jobs]
         self.usages = [Usage.of(UNIT, job.units) for job in workload.jobs]
         self.seconds: list[Prices1s] = []
         self._costs = [Prices({UNIT: p.cost_nanoton_per_munit}) for p in workload.providers]
+        self.now = 0.0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
 
@@ -125,12 +130,12 @@ class Floor:
             self.at(workload.jobs[0].at_s, self._arrive, 0)
         heap, ends = self._heap, workload.ends_s
         while heap and heap[0][0] < ends:
-            when, _, call, arguments = heapq.heappop(heap)
-            call(*arguments, when)
+            self.now, _, call, arguments = heapq.heappop(heap)
+            call(*arguments, self.now)
         while heap:
-            when, _, call, arguments = heapq.heappop(heap)
+            self.now, _, call, arguments = heapq.heappop(heap)
             if call == self._finish:
-                call(*arguments, when)
+                call(*arguments, self.now)
         return self
 
     def rng(self, job: Job, salt: int = 0) -> Random:
@@ -145,7 +150,7 @@ class Floor:
         if not machine.up:
             return False
         try:
-            runs = machine.admission.arrive(job.number, now)
+            runs = machine.admission.arrive(job.number, now, job.units)
         except SchedulerBusy:
             return False
         outcome = self.outcomes[job.number]
@@ -207,7 +212,7 @@ class Floor:
     def _return(self, now: float) -> None:
         for number in sorted(self.workload.lost):
             machine = self.machines[number]
-            machine.admission = Admission(machine.provider.slots, QUEUE)
+            machine.admission = _admission(machine.provider)
             machine.up = True
             self.policy.returned(machine, now)
 

@@ -106,7 +106,9 @@ class Ours(Policy):
         seed = floor.workload.seed
         conduct = self.options.conduct
         self._rng = Random(seed + 7_000_003)  # noqa: S311
-        self._sellers = [Seller(m, conduct.get(m.provider.number, HONEST)) for m in floor.machines]
+        self._sellers = [
+            Seller(m, lambda: floor.now, conduct.get(m.provider.number, HONEST)) for m in floor.machines
+        ]
         self._number = {seller.peer: n for n, seller in enumerate(self._sellers)}
         self._clients: dict[int, Client] = {}
         self._index: dict[PeerId, tuple[Candidate, float]] = {}
@@ -209,7 +211,8 @@ class Ours(Policy):
     def _negotiate(self, client: Client, job: Job, done: Done, now: float) -> None:
         left = max(0.0, job.at_s + job.deadline_s - now - 2 * ROUND_TRIP_S)
         policy = ClientPolicy(
-            Prices({UNIT: job.value_nanoton_per_munit}), job.value_of_time_nanoton_per_s, deadline_s=left
+            Prices({UNIT: job.value_nanoton_per_munit}), job.value_of_time_nanoton_per_s, deadline_s=left,
+            cap_covers_time=True,
         )
         usage = self._floor.usages[job.number]
         want = Want(TASK, MODEL, usage, 10**9, duration_ms=max(1, int(self.options.standing_s * 1000)))
@@ -233,6 +236,7 @@ class Ours(Policy):
             seller = self._sellers[self._number[candidate.provider]]
             if not seller.machine.up:
                 silent = True
+                talk.client.failed[candidate.provider] = now + FAILED_FOR_S
                 continue
             outcome.messages += 1
             listing = quotable(seller.listing())
@@ -261,8 +265,8 @@ class Ours(Policy):
             if bid not in yielding:
                 answered.append(bid)
                 continue
-            listing = seller.listing()
-            if seller.machine.up and isinstance(listing, Listing):
+            listing = seller.listing() if seller.machine.up else None
+            if isinstance(listing, Listing):
                 prices = last_word(bid.prices, yielded(bid.prices), listing.floor)
                 answered.append(Bid(bid.candidate, prices, promised_start_ms(listing)))
         self._floor.at(now + HALF_S, self._award_first, talk, answered)

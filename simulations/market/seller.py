@@ -5,7 +5,7 @@ Deviations are what a provider may do against the rules of the shipped software:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -40,9 +40,10 @@ HONEST = Conduct()
 class _Engine(Scheduler):
     """What the shop asks of a scheduler, answered by a machine."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, clock: Callable[[], float]) -> None:
         super().__init__(())
         self._machine = machine
+        self._clock = clock
         self._key = (TASK, MODEL)
         p = machine.provider
         self._capability = Capability(TASK, MODEL, p.slots, units_per_s=float(p.units_per_s))
@@ -52,14 +53,15 @@ class _Engine(Scheduler):
 
     def load(self) -> dict[tuple[Task, str], EngineLoad]:
         a = self._machine.admission
-        return {self._key: EngineLoad(a.busy, a.slots, a.queued, a.wait_s())}
+        return {self._key: EngineLoad(a.busy, a.slots, a.queued, a.wait_s(self._clock()))}
 
 
 class Seller:
     """One provider."""
 
-    def __init__(self, machine: Machine, conduct: Conduct = HONEST) -> None:
+    def __init__(self, machine: Machine, clock: Callable[[], float], conduct: Conduct = HONEST) -> None:
         self.machine = machine
+        self._clock = clock
         self.conduct = conduct
         self.peer = PeerId(f"provider-{machine.provider.number}")
         self._sent: CapacityRecord | None = None
@@ -70,7 +72,7 @@ class Seller:
         """A provider that comes back knows nothing of before: as the node does."""
         price = PriceSection(embedding=self.machine.provider.cost_nanoton_per_munit)
         config = Config(node=NodeSection(serve=[TASK.value], queue_per_engine=QUEUE), price=price)
-        self._shop = Shop(_Engine(self.machine), config)
+        self._shop = Shop(_Engine(self.machine, self._clock), config)
         for controller in self._shop.controllers.values():
             controller.tuning = self.conduct.tuning
         self._sent = None
