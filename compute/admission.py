@@ -57,6 +57,7 @@ class Admission(Generic[JobT]):
         self._queue: dict[JobT, float] = {}
         self._served: deque[tuple[float, float]] = deque(maxlen=limits.SERVICE_TIME_SAMPLES)
         self._seconds = self._work = 0.0
+        self._promised: deque[float] = deque(maxlen=slots + max_queue)
 
     @property
     def busy(self) -> int:
@@ -73,6 +74,8 @@ class Admission(Generic[JobT]):
         assert work > 0
         assert job not in self._running
         assert job not in self._queue
+        if self._promises(now_s):
+            self._promised.popleft()
         if len(self._running) < self.slots:
             self._running[job] = _Running(now_s, work)
             return True
@@ -97,20 +100,44 @@ class Admission(Generic[JobT]):
             started.append(following)
         return started
 
+    def promise(self, now_s: float) -> None:
+        """Somebody was promised a place and is on the way: it counts as taken until the next job arrives, for at most
+        :data:`~compute.limits.PROMISED_PLACE_S`. Nothing is kept free for it."""
+        self._promised.append(now_s + limits.PROMISED_PLACE_S)
+
+    def taken(self, now_s: float) -> int:
+        """Slots in use or promised."""
+        return min(self.slots, len(self._running) + self._promises(now_s))
+
     def service_s(self) -> float:
         """Mean time from slot to end of the last jobs, 0 before the first."""
         return self._seconds / len(self._served) if self._served else 0.0
 
     def wait_s(self, now_s: float) -> float:
-        """Expected wait of a job that arrives now: those that run end in turn, and those that wait go before it."""
-        if len(self._running) < self.slots:
+        """Expected wait of a job that arrives now: those that run end in turn, and those that wait or were promised a
+        place go before it."""
+        promised = self._promises(now_s)
+        if len(self._running) + promised < self.slots:
             return 0.0
         pace = self._seconds / self._work if self._served else self._pace_s
         ends = [self._left_s(running, pace, now_s) for running in self._running.values()]
+        ahead = [work * pace for work in self._queue.values()] + promised * [self._typical_work() * pace]
+        free = self.slots - len(ends)
+        ends += ahead[:free]
         heapq.heapify(ends)
-        for work in self._queue.values():
-            heapq.heapreplace(ends, ends[0] + work * pace)
+        for seconds in ahead[free:]:
+            heapq.heapreplace(ends, ends[0] + seconds)
         return ends[0]
+
+    def _promises(self, now_s: float) -> int:
+        while self._promised and self._promised[0] <= now_s:
+            self._promised.popleft()
+        return len(self._promised)
+
+    def _typical_work(self) -> float:
+        if self._served:
+            return self._work / len(self._served)
+        return sum(running.work for running in self._running.values()) / max(1, len(self._running))
 
     def _left_s(self, running: _Running, pace: float, now_s: float) -> float:
         """How long a job is expected to run on. One that is overdue may end at any moment or not: it is given a share

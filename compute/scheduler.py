@@ -202,7 +202,7 @@ class Scheduler:
                 wait_s = a.wait_s(now_s)
                 for capability in station.thread.capabilities:
                     key = (capability.task, capability.model)
-                    load = Load(a.busy, a.slots, a.queued, wait_s)
+                    load = Load(a.taken(now_s), a.slots, a.queued, wait_s)
                     if (other := loads.get(key)) is not None:
                         load = Load(
                             load.busy + other.busy, load.slots + other.slots, load.queued + other.queued,
@@ -211,21 +211,32 @@ class Scheduler:
                     loads[key] = load
         return loads
 
+    def promise(self, task: Task, model: str) -> None:
+        """Somebody was promised that a job starts here now: until it arrives, its place counts as taken."""
+        station = self._least_loaded(task, model)
+        if station is not None:
+            station.admission.promise(trio.current_time())
+
+    def _least_loaded(self, task: Task, model: str) -> _Station | None:
+        now_s = trio.current_time()
+        stations = [
+            s
+            for s in self._stations
+            if s.alive and any(c.task is task and c.model == model for c in s.thread.capabilities)
+        ]
+        return min(
+            stations, key=lambda s: (s.admission.wait_s(now_s), s.admission.queued, s.admission.busy), default=None
+        )
+
     @asynccontextmanager
     async def submit(self, request: Request) -> AsyncIterator[JobEvents]:
         """Serve ``request``; leaving the block cancels the job in the engine if it still runs.
 
         Raises :class:`TaskError` when no engine serves the model and :class:`SchedulerBusy` when the queue is full.
         """
-        stations = [
-            s
-            for s in self._stations
-            if s.alive and any(c.task is request.task and c.model == request.model for c in s.thread.capabilities)
-        ]
-        if not stations:
+        station = self._least_loaded(request.task, request.model)
+        if station is None:
             raise TaskError(f"no engine here serves the model {request.model!r} for {request.task}", param="model")
-        now_s = trio.current_time()
-        station = min(stations, key=lambda s: (s.admission.wait_s(now_s), s.admission.queued, s.admission.busy))
         job = JobEvents(EngineJobId(next(self._ids)), request)
         station.enter(job)
         try:

@@ -296,6 +296,7 @@ class Ours(Policy):
         if isinstance(listing, Refusal) or slipped(listing, bid.start_ms):
             self._floor.at(now + HALF_S, self._award, talk)
             return
+        seller.machine.admission.promise(now)
         lasts = self.options.standing_s
         back = now + HALF_S
         deal = Deal(number, bid.prices.per_million[UNIT], back, back + lasts - 1.0, back + lasts * (1 - RENEW_AT))

@@ -52,8 +52,8 @@ class _Engine(Scheduler):
         return [self._capability]
 
     def load(self) -> dict[tuple[Task, str], EngineLoad]:
-        a = self._machine.admission
-        return {self._key: EngineLoad(a.busy, a.slots, a.queued, a.wait_s(self._clock()))}
+        a, now = self._machine.admission, self._clock()
+        return {self._key: EngineLoad(a.taken(now), a.slots, a.queued, a.wait_s(now))}
 
 
 class Seller:

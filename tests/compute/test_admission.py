@@ -92,6 +92,25 @@ def test_before_any_job_was_served_the_known_speed_tells_the_wait() -> None:
     assert admission.wait_s(4.0) == pytest.approx(6.0)
 
 
+def test_a_promised_place_counts_as_taken_until_its_job_arrives() -> None:
+    admission: Admission[str] = Admission(slots=2)
+    served(admission, 10.0)
+    admission.arrive("a", 20.0)
+    admission.promise(20.0)
+    assert (admission.busy, admission.taken(20.0)) == (1, 2)
+    assert admission.wait_s(20.0) == pytest.approx(10.0)
+    assert admission.arrive("b", 20.1), "nothing is kept free: it runs at once"
+    admission.promise(20.2)
+    assert admission.wait_s(20.2) == pytest.approx(9.9), "the promised one goes before"
+
+
+def test_a_promise_that_nobody_takes_up_is_soon_forgotten() -> None:
+    admission: Admission[str] = Admission(slots=1)
+    admission.promise(0.0)
+    assert admission.taken(1.9) == 1
+    assert admission.taken(2.0) == 0
+
+
 def test_an_overdue_job_is_not_taken_for_done() -> None:
     admission: Admission[str] = Admission(slots=1)
     served(admission, 10.0)
