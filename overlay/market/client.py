@@ -312,6 +312,11 @@ def _nobody(current: _Round) -> NoProvider:
     if too_dear:
         quote = too_dear[0].machine.quote
         assert quote is not None
+        if current.policy.affords(quote.prices):
+            return NoProvider(
+                f"every quote for {current.want.model} is within the price cap and comes too late for the deadline, or "
+                "for what its time is worth (market.value_of_time_nanoton_per_s, market.cap_covers_time)"
+            )
         return TooExpensive(
             f"every provider of {current.want.model} asks more than the cap; the cheapest of {len(too_dear)} quotes is "
             f"{show_prices(quote.prices)} against a cap of {show_prices(current.policy.max_prices)} (nanoTON per "

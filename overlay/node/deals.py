@@ -24,11 +24,15 @@ from overlay.market import (
     Buyer,
     Candidate,
     ClientPolicy,
+    Declined,
+    Observer,
     Tier,
+    Trace,
     Want,
     collect_quotes,
     negotiate,
     shortlist,
+    silent,
 )
 from overlay.market import Offer as QuotedOffer
 from overlay.node.links import Link, Links
@@ -40,7 +44,7 @@ AUTO = "auto"
 """The model name that leaves the choice to us."""
 
 FAILED_FOR_S = 30.0
-"""A provider that failed a job is left out of negotiations this long."""
+"""A provider that failed a job, or was not there when it was asked, is left out of negotiations this long."""
 
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
@@ -227,8 +231,17 @@ class Deals:
         ]
         return shortlist(candidates, want, self._policy(), self.rng)
 
-    def _told(self, want: Want, candidates: Iterable[Candidate]) -> TradeLog:
-        return TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
+    def _told(self, want: Want, candidates: Iterable[Candidate]) -> Observer:
+        log = TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
+
+        def observe(event: Trace) -> None:
+            # The record of a provider that was killed stands for two minutes and looks cheaper all the while: each
+            # negotiation would ask it again, and soon nobody else.
+            if isinstance(event, Declined) and silent(event):
+                self._failed[event.provider] = trio.current_time() + FAILED_FOR_S
+            log(event)
+
+        return observe
 
     def _want(self, request: Request, model: str) -> Want:
         return Want(
@@ -241,8 +254,9 @@ class Deals:
         caps = {unit: getattr(market, key) for unit, key in _CAP_KEYS.items()}
         # The deposit is ours to choose: a provider that wants more locked up is not dealt with.
         return ClientPolicy(
-            Prices(caps), market.value_of_time_nanoton_per_s, max_deposit_nanoton=self.max_amount_nanoton
-        )
+            Prices(caps), market.value_of_time_nanoton_per_s, max_deposit_nanoton=self.max_amount_nanoton,
+            cap_covers_time=market.cap_covers_time,
+        )  # fmt: skip
 
     @staticmethod
     def _most(request: Request, agreement: Agreement) -> int:
