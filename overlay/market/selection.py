@@ -146,9 +146,7 @@ def shortlist(
 
 def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
     """Best first: price plus what the waiting costs."""
-    return sorted(
-        bids, key=lambda b: score_nanoton(want, policy, b.prices, b.start_ms, b.candidate.units_per_s)
-    )
+    return sorted(bids, key=lambda b: score_nanoton(want, policy, b.prices, b.start_ms, b.candidate.units_per_s))
 
 
 def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:

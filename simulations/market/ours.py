@@ -106,9 +106,7 @@ class Ours(Policy):
         seed = floor.workload.seed
         conduct = self.options.conduct
         self._rng = Random(seed + 7_000_003)  # noqa: S311
-        self._sellers = [
-            Seller(m, lambda: floor.now, conduct.get(m.provider.number, HONEST)) for m in floor.machines
-        ]
+        self._sellers = [Seller(m, lambda: floor.now, conduct.get(m.provider.number, HONEST)) for m in floor.machines]
         self._number = {seller.peer: n for n, seller in enumerate(self._sellers)}
         self._clients: dict[int, Client] = {}
         self._index: dict[PeerId, tuple[Candidate, float]] = {}
@@ -211,7 +209,9 @@ class Ours(Policy):
     def _negotiate(self, client: Client, job: Job, done: Done, now: float) -> None:
         left = max(0.0, job.at_s + job.deadline_s - now - 2 * ROUND_TRIP_S)
         policy = ClientPolicy(
-            Prices({UNIT: job.value_nanoton_per_munit}), job.value_of_time_nanoton_per_s, deadline_s=left,
+            Prices({UNIT: job.value_nanoton_per_munit}),
+            job.value_of_time_nanoton_per_s,
+            deadline_s=left,
             cap_covers_time=True,
         )
         usage = self._floor.usages[job.number]

@@ -117,7 +117,7 @@ class Workload:
         return [p for p in self.providers if not segment.lost or p.number not in self.lost]
 
 
-def shocks(length_s: float = 240.0, warm_s: float = 120.0) -> tuple[Segment, ...]:
+def shocks(length_s: float = 240.0, warm_s: float = 180.0) -> tuple[Segment, ...]:
     """Steady, ×2, back, half, back, −30 % of the providers: each ``length_s`` long, the first ``warm_s`` longer so that
     prices, which start at the cost, have found their level."""
     plan = [("steady", 1.0, 0.0), ("x2", 2.0, 0.0), ("back", 1.0, 0.0), ("half", 0.5, 0.0), ("back2", 1.0, 0.0),
@@ -136,7 +136,12 @@ def steady(length_s: float = 300.0, demand: float = 1.0) -> tuple[Segment, ...]:
 
 
 def make_workload(
-    seed: int, *, providers: int = 60, segments: Sequence[Segment] = (), clients_per_provider: int = 2, load: float = LOAD
+    seed: int,
+    *,
+    providers: int = 60,
+    segments: Sequence[Segment] = (),
+    clients_per_provider: int = 2,
+    load: float = LOAD,
 ) -> Workload:
     """The population and the jobs of ``seed``. The same on every machine and in every process."""
     assert providers >= 4
@@ -174,7 +179,7 @@ def _jobs(
         at = segment.starts_s + rng.expovariate(usual * segment.demand)
         while at < segment.ends_s:
             client = rng.randrange(clients)
-            size = MEAN_UNITS * math.exp(rng.gauss(-SIZE_SPREAD**2 / 2, SIZE_SPREAD))
+            size = MEAN_UNITS * math.exp(rng.gauss(-(SIZE_SPREAD**2) / 2, SIZE_SPREAD))
             units = max(1, min(MAX_UNITS, round(size)))
             # An even margin over what the slowest class computes, and three seconds of dealing.
             deadline = units / CLASSES[0].units_per_s * rng.uniform(1.2, 4.0) + 3.0
@@ -189,9 +194,7 @@ def split(workload: Workload, number: int, parts: int) -> Workload:
     parts = min(parts, whole.slots)
     shares = [whole.slots // parts + (part < whole.slots % parts) for part in range(parts)]
     count = len(workload.providers)
-    extra = tuple(
-        replace(whole, number=count + part, slots=share) for part, share in enumerate(shares[1:])
-    )
+    extra = tuple(replace(whole, number=count + part, slots=share) for part, share in enumerate(shares[1:]))
     first = replace(whole, slots=shares[0])
     providers = (*workload.providers[:number], first, *workload.providers[number + 1 :], *extra)
     return replace(workload, providers=providers)
