@@ -34,3 +34,31 @@ def estimate_usage(request: Request, *, context: int = 0) -> Usage:
         return Usage({Unit.PROMPT: prompt, Unit.COMPLETION: completion})
     tokens = sum(len(text.encode()) + limits.PROMPT_TOKENS_PER_MESSAGE for text in request.inputs)
     return Usage({Unit.EMBEDDING: tokens})
+
+
+TYPICAL_COMPLETION_TOKENS = 256
+"""What an answer is expected to have when the request names no limit, or a higher one: for ranking quotes and telling
+waits, never for money."""
+
+PROMPT_BYTES_PER_TOKEN = 3
+"""The same for prompts."""
+
+PROMPT_TOKENS_PER_COMPLETION_TOKEN = 16
+"""Reading a prompt goes about this much faster a token than writing an answer."""
+
+
+def expected_usage(request: Request) -> Usage:
+    """What a job like this is likely to use: for ranking offers."""
+    most = estimate_usage(request)
+    if not isinstance(request, (ChatRequest, CompletionRequest)):
+        return most
+    answer = min(request.sampling.max_tokens or TYPICAL_COMPLETION_TOKENS, TYPICAL_COMPLETION_TOKENS)
+    return Usage({Unit.PROMPT: max(1, most.get(Unit.PROMPT) // PROMPT_BYTES_PER_TOKEN), Unit.COMPLETION: answer})
+
+
+def expected_work(request: Request) -> float:
+    """How long a job is likely to take, in units of its task (completion tokens, milliseconds of audio, embedding
+    tokens): only the proportion between two jobs of one engine means something. Above zero."""
+    usage = expected_usage(request)
+    whole = sum(usage.counts.values()) - usage.get(Unit.PROMPT)
+    return max(1.0, whole + usage.get(Unit.PROMPT) / PROMPT_TOKENS_PER_COMPLETION_TOKEN)

@@ -72,6 +72,10 @@ JOB_BUFFER_EVENTS = 4096
 JOB_BUFFER_BYTES = 4 << 20
 """The same in bytes of text, for engines that send large events."""
 
+PROMISED_PLACE_S = 2.0
+"""A place promised to somebody who is on the way counts as taken this long: connecting and sending a request takes
+less, and who comes later has lost nothing but the estimate."""
+
 SERVICE_TIME_SAMPLES = 32
 """Finished jobs over which an engine's service time is averaged: follows a change of load within minutes."""
 

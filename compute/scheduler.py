@@ -17,6 +17,7 @@ from compute import limits
 from compute.admission import Admission, SchedulerBusy
 from compute.driver import Item, MakeDriver
 from compute.engines.base import Capability, Engine, EngineFailure, EngineJobId
+from compute.estimate import expected_work
 from compute.tasks import Embedding, Event, Finished, RawDelta, Request, Task, TaskError
 from compute.worker import EngineThread
 
@@ -104,11 +105,12 @@ class _Station:
         """Take over what the engine said about itself."""
         self.alive = not self.driver.failure
         slots = max((c.max_batch for c in self.driver.capabilities), default=1)
-        self.admission = Admission(slots, self._max_queue)
+        speeds = [c.units_per_s for c in self.driver.capabilities if c.units_per_s > 0]
+        self.admission = Admission(slots, self._max_queue, 1 / min(speeds) if speeds else 0.0)
 
     def enter(self, job: JobEvents) -> None:
         """Start or queue a job. Raises :class:`SchedulerBusy`."""
-        runs = self.admission.arrive(job.id, trio.current_time())
+        runs = self.admission.arrive(job.id, trio.current_time(), expected_work(job.request))
         self._jobs[job.id] = job
         if runs:
             self.driver.post(("submit", job.id, job.request))
@@ -193,16 +195,34 @@ class Scheduler:
         for station in self._stations:
             if station.alive:
                 a = station.admission
+                wait_s = a.wait_s(now_s)
                 for capability in station.driver.capabilities:
                     key = (capability.task, capability.model)
-                    load = Load(a.busy, a.slots, a.queued, a.wait_s(now_s))
+                    load = Load(a.taken(now_s), a.slots, a.queued, wait_s)
                     if (other := loads.get(key)) is not None:
-                        wait_s = min(load.wait_s, other.wait_s)
                         load = Load(
-                            load.busy + other.busy, load.slots + other.slots, load.queued + other.queued, wait_s
-                        )
+                            load.busy + other.busy, load.slots + other.slots, load.queued + other.queued,
+                            min(wait_s, other.wait_s),
+                        )  # fmt: skip
                     loads[key] = load
         return loads
+
+    def promise(self, task: Task, model: str) -> None:
+        """Somebody was promised that a job starts here now: until it arrives, its place counts as taken."""
+        station = self._least_loaded(task, model)
+        if station is not None:
+            station.admission.promise(trio.current_time())
+
+    def _least_loaded(self, task: Task, model: str) -> _Station | None:
+        now_s = trio.current_time()
+        stations = [
+            s
+            for s in self._stations
+            if s.alive and any(c.task is task and c.model == model for c in s.driver.capabilities)
+        ]
+        return min(
+            stations, key=lambda s: (s.admission.wait_s(now_s), s.admission.queued, s.admission.busy), default=None
+        )
 
     @asynccontextmanager
     async def submit(self, request: Request) -> AsyncIterator[JobEvents]:
@@ -210,15 +230,9 @@ class Scheduler:
 
         Raises :class:`TaskError` when no engine serves the model and :class:`SchedulerBusy` when the queue is full.
         """
-        stations = [
-            s
-            for s in self._stations
-            if s.alive and any(c.task is request.task and c.model == request.model for c in s.driver.capabilities)
-        ]
-        if not stations:
+        station = self._least_loaded(request.task, request.model)
+        if station is None:
             raise TaskError(f"no engine here serves the model {request.model!r} for {request.task}", param="model")
-        now_s = trio.current_time()
-        station = min(stations, key=lambda s: (s.admission.wait_s(now_s), s.admission.queued, s.admission.busy))
         job = JobEvents(EngineJobId(next(self._ids)), request)
         station.enter(job)
         try:

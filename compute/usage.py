@@ -24,6 +24,9 @@ class Unit(StrEnum):
     AUDIO_MS = "audio_ms"
     EMBEDDING = "embedding"
 
+    # Enum's own hash is a Python function; every price and count is looked up by unit.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -124,7 +127,9 @@ class Prices:
     def cost_nanoton(self, usage: Usage) -> int:
         """What ``usage`` costs in nanoTON: exact sum, rounded up once, so that splitting a job never makes it cheaper
         for the client by more than one nanoTON and both sides compute the same integer."""
-        micro = sum(self.per_million.get(unit, 0) * count for unit, count in usage.counts.items())
+        micro = 0
+        for unit, count in usage.counts.items():
+            micro += self.per_million.get(unit, 0) * count
         return -(-micro // UNITS_PER_PRICE)
 
     def scaled(self, numerator: int, denominator: int) -> Prices:

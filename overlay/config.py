@@ -94,6 +94,9 @@ class MarketSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_embedding: int = 300_000_000
     value_of_time_nanoton_per_s: int = 10_000
     """What a second of waiting is worth to you: dearer but quicker providers win when it pays."""
+    cap_covers_time: bool = False
+    """Whether what a job would cost at the caps is all that it is worth to you, waiting included: then a quote that
+    with the value of its seconds comes to more is not accepted, however low its price."""
     tier: str = "plain"
     """The least confidentiality tier that will do."""
     agreement_s: int = 60

@@ -13,7 +13,7 @@ from overlay.market.negotiation import ClientNegotiation, Failure, State
 from overlay.market.provider import MarketServer, StoreAgreement, run_controllers
 from overlay.market.quoting import Catalog, Listing, PaymentTerms, QuoteDesk, Refusal, Reply
 from overlay.market.selection import Candidate, ClientPolicy, Want, shortlist
-from overlay.market.trace import Agreed, Asked, Countered, Declined, Observer, Quoted, Trace
+from overlay.market.trace import Agreed, Asked, Countered, Declined, Observer, Quoted, Trace, silent
 
 __all__ = [
     "DEFAULT_AGREEMENT_MS",
@@ -56,4 +56,5 @@ __all__ = [
     "run_controllers",
     "shortlist",
     "sign_agreement",
+    "silent",
 ]

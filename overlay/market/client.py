@@ -18,7 +18,16 @@ from overlay.market import limits
 from overlay.market.agreement import Agreement, Payer
 from overlay.market.messages import Quote, Reason
 from overlay.market.negotiation import ClientNegotiation, State
-from overlay.market.selection import Candidate, ClientPolicy, Want, score_nanoton, show_prices
+from overlay.market.selection import (
+    Bid,
+    Candidate,
+    ClientPolicy,
+    Want,
+    ranked,
+    show_prices,
+    to_award,
+    to_counter,
+)
 from overlay.market.trace import Agreed, Asked, Countered, Declined, Observer, Quoted, ignore
 from transport.host.interface import Host, HostError, HostStream
 from transport.identity import Identity, PeerId
@@ -155,8 +164,10 @@ class _Round:
         self._give_up_on(State.ASKED, "no quote in time")
 
     async def counter_best(self) -> None:
-        """Ask the best few to yield, at once."""
-        best = self.ranked(self.quoted())[: limits.COUNTERED]
+        """If every quote is too dear, ask the best few to yield, at once."""
+        best = self._talks_of(to_counter(self.bids(), self.want, self.policy))
+        if not best:
+            return
         with trio.move_on_after(limits.COUNTER_DEADLINE_S):
             async with trio.open_nursery() as nursery:
                 for talk in best:
@@ -182,20 +193,23 @@ class _Round:
             held.append(talk)
         return held
 
-    def affordable(self) -> list[_Talk]:
-        """Those of :meth:`quoted` whose prices are all within the cap."""
-        return [t for t in self.quoted() if t.machine.quote and self.policy.affords(t.machine.quote.prices)]
+    def bids(self) -> list[Bid]:
+        """The quotes of :meth:`quoted`."""
+        return [
+            Bid(t.candidate, t.machine.quote.prices, t.machine.quote.start_ms) for t in self.quoted() if t.machine.quote
+        ]
 
-    def ranked(self, talks: Sequence[_Talk]) -> list[_Talk]:
-        """Best first: price plus what the waiting costs."""
+    def ranked(self) -> list[_Talk]:
+        """Those of :meth:`quoted`, best first."""
+        return self._talks_of(ranked(self.bids(), self.want, self.policy))
 
-        def score(talk: _Talk) -> float:
-            quote = talk.machine.quote
-            assert quote is not None
-            speed = talk.candidate.units_per_s
-            return score_nanoton(self.want, self.policy, quote.prices, quote.start_ms, speed)
+    def acceptable(self) -> list[_Talk]:
+        """Those of :meth:`quoted` whose quote may be accepted, best first."""
+        return self._talks_of(to_award(self.bids(), self.want, self.policy))
 
-        return sorted(talks, key=score)
+    def _talks_of(self, bids: Sequence[Bid]) -> list[_Talk]:
+        talks = {talk.candidate.provider: talk for talk in self.talks}
+        return [talks[bid.candidate.provider] for bid in bids]
 
     async def close(self) -> None:
         """Close every stream, in bounded time, whatever happens to us."""
@@ -250,7 +264,7 @@ async def collect_quotes(
     """
     async with _round(host, buyer, shortlist, want, policy, clock, rng, observer) as current:
         offers = []
-        for talk in current.ranked(current.quoted()):
+        for talk in current.ranked():
             quote = talk.machine.quote
             assert quote is not None
             offers.append(Offer(talk.candidate.provider, quote, quote.prices.cost_nanoton(want.usage)))
@@ -278,9 +292,8 @@ async def negotiate(
     Raises :class:`~overlay.errors.TooExpensive` or :class:`~overlay.errors.NoProvider`, whose messages say what to do.
     """
     async with _round(host, buyer, shortlist, want, policy, clock, rng, observer) as current:
-        if current.quoted() and not current.affordable():
-            await current.counter_best()
-        order = current.ranked(current.affordable())
+        await current.counter_best()
+        order = current.acceptable()
         if not order:
             raise _nobody(current)
         for talk in order[: limits.MAX_AWARDS]:
@@ -294,10 +307,16 @@ async def negotiate(
 
 def _nobody(current: _Round) -> NoProvider:
     """Why there is no agreement, in words for the user."""
-    too_dear = current.ranked([t for t in current.quoted() if t not in current.affordable()])
+    accepted = current.acceptable()
+    too_dear = [talk for talk in current.ranked() if talk not in accepted]
     if too_dear:
         quote = too_dear[0].machine.quote
         assert quote is not None
+        if current.policy.affords(quote.prices):
+            return NoProvider(
+                f"every quote for {current.want.model} is within the price cap and comes too late for the deadline, or "
+                "for what its time is worth (market.value_of_time_nanoton_per_s, market.cap_covers_time)"
+            )
         return TooExpensive(
             f"every provider of {current.want.model} asks more than the cap; the cheapest of {len(too_dear)} quotes is "
             f"{show_prices(quote.prices)} against a cap of {show_prices(current.policy.max_prices)} (nanoTON per "

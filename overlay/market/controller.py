@@ -20,14 +20,21 @@ from compute.usage import Prices
 QUEUE_SCALE_S = 10.0
 """A queue of this many seconds counts like a whole set of busy slots."""
 
-TARGET = 1.3
-"""The load that leaves λ where it is: all slots busy and three seconds of queue."""
 
-INTEGRAL_GAIN = 0.02
-DAMPING_GAIN = 3.0
-ERROR_SCALE = 0.5
-EWMA_S = 8.0
-PROPORTIONAL_GAIN = 0.3
+@dataclass(frozen=True)
+class Tuning:
+    """How a controller reacts. The defaults are what ships; others serve to measure what they would gain."""
+
+    target: float = 1.3
+    """The load that leaves λ where it is: all slots busy and three seconds of queue."""
+    integral_gain: float = 0.02
+    damping_gain: float = 3.0
+    error_scale: float = 0.5
+    ewma_s: float = 8.0
+    proportional_gain: float = 0.3
+
+
+SHIPPED = Tuning()
 
 MAX_STEP_S = 5.0
 """A machine that slept for an hour does not take an hour's worth of steps at once."""
@@ -63,6 +70,7 @@ class PriceController:
     cap: float = 12.0
     level: float = 0.0
     """λ; it starts at the cost when not given."""
+    tuning: Tuning = SHIPPED
     _average: float = field(default=0.0, init=False)
     _last_s: float | None = field(default=None, init=False)
 
@@ -90,14 +98,16 @@ class PriceController:
             return
         step_s = _clip(now_s - self._last_s, 0.0, MAX_STEP_S)
         self._last_s = now_s
-        self._average += (1 - math.exp(-step_s / EWMA_S)) * (pressure - self._average)
-        error = pressure - TARGET + DAMPING_GAIN * (pressure - self._average)
-        self.level *= math.exp(step_s * INTEGRAL_GAIN * _clip(error / ERROR_SCALE, -1.0, 1.0))
+        tuning = self.tuning
+        self._average += (1 - math.exp(-step_s / tuning.ewma_s)) * (pressure - self._average)
+        error = pressure - tuning.target + tuning.damping_gain * (pressure - self._average)
+        self.level *= math.exp(step_s * tuning.integral_gain * _clip(error / tuning.error_scale, -1.0, 1.0))
         self.level = _clip(self.level, 0.7 * self.cost, self.cap)
 
     def ask(self, load: Load) -> Prices:
         """The prices to quote under ``load``: integers between cost and cap."""
-        surcharge = math.exp(_clip(PROPORTIONAL_GAIN * (load.pressure - TARGET), -20.0, 20.0))
+        above = load.pressure - self.tuning.target
+        surcharge = math.exp(_clip(self.tuning.proportional_gain * above, -20.0, 20.0))
         return self._scaled(_clip(self.level * surcharge, self.cost, self.cap))
 
     def _scaled(self, multiple: float) -> Prices:

@@ -164,12 +164,9 @@ class QuoteDesk:
         if full or rate.open_quotes >= limits.MAX_OPEN_QUOTES_PER_CLIENT:
             return self._decline(sealed, now_ms, Reason.BUSY, "too many quotes are outstanding; wait a few seconds")
         self._seen[sealed.digest] = request.valid_until_ms + limits.MAX_CLOCK_SKEW_MS
-        listing = self.catalog(request.task, request.model, request.tier)
+        listing = quotable(self.catalog(request.task, request.model, request.tier))
         if isinstance(listing, Refusal):
             return self._decline(sealed, now_ms, listing.reason, listing.explanation)
-        if listing.wait_ms > limits.MAX_WAIT_MS:
-            wait_s = listing.wait_ms // 1000
-            return self._decline(sealed, now_ms, Reason.BUSY, f"the queue is {wait_s} s long; ask another provider")
         if request.max_amount_nanoton < self.terms.min_amount_nanoton:
             least = self.terms.min_amount_nanoton
             return self._decline(
@@ -206,7 +203,7 @@ class QuoteDesk:
         listing = self.catalog(body.task, body.model, body.tier)
         if isinstance(listing, Refusal):
             return self._decline(sealed, now_ms, listing.reason, listing.explanation)
-        if listing.wait_ms > promise.quote.start_ms + limits.SLIP_TOLERANCE_MS:
+        if slipped(listing, promise.quote.start_ms):
             return self._decline(sealed, now_ms, Reason.START_SLIPPED, "other jobs came first; take the next quote")
         agreement = Agreement(body, award.signature, sign_agreement(self.identity, body))
         if not agreement.verify():
@@ -230,7 +227,7 @@ class QuoteDesk:
             **self._header(request, now_ms),
             answers=sealed.digest,
             prices=prices,
-            start_ms=min(listing.wait_ms, limits.MAX_WAIT_MS),
+            start_ms=promised_start_ms(listing),
             credit_window_nanoton=self.terms.credit_window_nanoton,
             payee_address=self.terms.payee_address,
             payee_key=self.terms.payee_key,
@@ -303,6 +300,23 @@ def _expired(open_quotes: dict[bytes, _Open], now_ms: int) -> list[bytes]:
             break
         expired.append(digest)
     return expired
+
+
+def quotable(listing: Listing | Refusal) -> Listing | Refusal:
+    """What is on offer, unless its queue is so long that nobody should be given a quote."""
+    if isinstance(listing, Listing) and listing.wait_ms > limits.MAX_WAIT_MS:
+        return Refusal(Reason.BUSY, f"the queue is {listing.wait_ms // 1000} s long; ask another provider")
+    return listing
+
+
+def promised_start_ms(listing: Listing) -> int:
+    """When a quote says that a job would start."""
+    return min(listing.wait_ms, limits.MAX_WAIT_MS)
+
+
+def slipped(listing: Listing, promised_ms: int) -> bool:
+    """Whether a job would start noticeably later now than the quote said: its award is refused."""
+    return listing.wait_ms > promised_ms + limits.SLIP_TOLERANCE_MS
 
 
 def last_word(quoted: Prices, proposed: Prices, floor: Prices) -> Prices:

@@ -53,6 +53,15 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Bid:
+    """A candidate's binding quote: its prices, and in how many milliseconds a job would start."""
+
+    candidate: Candidate
+    prices: Prices
+    start_ms: int
+
+
+@dataclass(frozen=True)
 class ClientPolicy:
     """What a client accepts. None of it is ever sent.
 
@@ -67,6 +76,9 @@ class ClientPolicy:
     max_deposit_nanoton: int = limits.MAX_AMOUNT_NANOTON
     allow: Collection[PeerId] | None = None
     deny: Collection[PeerId] = ()
+    cap_covers_time: bool = False
+    """Whether what a job would cost at the cap is all that it is worth, waiting included: then a quote that with the
+    value of its seconds comes to more is not accepted, however low its price."""
 
     def admits(self, provider: PeerId) -> bool:
         """Whether ``provider`` may be dealt with."""
@@ -94,8 +106,10 @@ def score_nanoton(want: Want, policy: ClientPolicy, prices: Prices, wait_ms: int
     return prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds
 
 
-def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy, rng: Random) -> list[Candidate]:
-    """Whom to ask for a quote: at most ``SHORTLIST`` providers, best first.
+def shortlist(
+    candidates: Iterable[Candidate], want: Want, policy: ClientPolicy, rng: Random, size: int = limits.SHORTLIST
+) -> list[Candidate]:
+    """Whom to ask for a quote: at most ``size`` providers, best first.
 
     Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
     than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd. Empty when there
@@ -106,17 +120,18 @@ def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy,
     value = max(1, policy.max_prices.cost_nanoton(want.usage))
     scored = []
     too_dear = []
+    units, second = want.usage.get(MAIN_UNIT[want.task]), policy.value_of_time_nanoton_per_s
     for candidate in sample:
-        seconds = candidate.wait_ms / 1000 + job_seconds(want, candidate.units_per_s)
+        seconds = candidate.wait_ms / 1000 + (units / candidate.units_per_s if candidate.units_per_s > 0 else 0.0)
         if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
             continue
         # Only the price can rule a candidate out; what a second is worth ranks those that are left.
-        if candidate.asks.cost_nanoton(want.usage) > value * (1 + limits.HOPELESS_LOSS):
+        cost = candidate.asks.cost_nanoton(want.usage)
+        if cost > value * (1 + limits.HOPELESS_LOSS):
             too_dear.append(candidate)
             continue
-        score = score_nanoton(want, policy, candidate.asks, candidate.wait_ms, candidate.units_per_s) / value
         gumbel = -math.log(-math.log(rng.random() or 1e-12) or 1e-12)
-        scored.append((score - limits.GUMBEL_SCALE * gumbel, candidate))
+        scored.append(((cost + second * seconds) / value - limits.GUMBEL_SCALE * gumbel, candidate))
     if too_dear and not scored:
         best = min(too_dear, key=lambda c: c.asks.cost_nanoton(want.usage)).asks
         raise TooExpensive(
@@ -126,4 +141,34 @@ def shortlist(candidates: Iterable[Candidate], want: Want, policy: ClientPolicy,
             best=best,
         )
     scored.sort(key=lambda item: item[0])
-    return [candidate for _, candidate in scored[: limits.SHORTLIST]]
+    return [candidate for _, candidate in scored[:size]]
+
+
+def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
+    """Best first: price plus what the waiting costs."""
+    return sorted(bids, key=lambda b: score_nanoton(want, policy, b.prices, b.start_ms, b.candidate.units_per_s))
+
+
+def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
+    """Whether a quote may be accepted: its prices are within the cap, the job would be done in time, and, where the cap
+    covers time, price and time together are within it."""
+    if not policy.affords(bid.prices):
+        return False
+    if bid.start_ms / 1000 + job_seconds(want, bid.candidate.units_per_s) > policy.deadline_s:
+        return False
+    if not policy.cap_covers_time:
+        return True
+    most = policy.max_prices.cost_nanoton(want.usage)
+    return score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) <= most
+
+
+def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
+    """Whose quotes may be accepted, in the order in which to try."""
+    return ranked((bid for bid in bids if acceptable(bid, want, policy)), want, policy)
+
+
+def to_counter(bids: Sequence[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
+    """Who is asked to yield: the best few when no quote is acceptable, else nobody."""
+    if any(acceptable(bid, want, policy) for bid in bids):
+        return []
+    return ranked(bids, want, policy)[: limits.COUNTERED]

@@ -61,6 +61,14 @@ class Agreed:
 
 Trace = Asked | Quoted | Declined | Countered | Agreed
 
+_SILENT = (Reason.UNREACHABLE, Reason.NO_ANSWER)
+
+
+def silent(event: Trace) -> bool:
+    """Whether a provider was not there when it was asked: it is not worth asking again for a while."""
+    return isinstance(event, Declined) and event.reason in _SILENT
+
+
 Observer = Callable[[Trace], None]
 """Called in order, from the negotiating task; must be quick and must not raise."""
 

@@ -13,9 +13,9 @@ from statistics import median_low
 
 import trio
 
-from compute.estimate import estimate_usage
-from compute.tasks import ChatRequest, CompletionRequest, Request, Task
-from compute.usage import Prices, Unit, Usage
+from compute.estimate import estimate_usage, expected_usage
+from compute.tasks import Request, Task
+from compute.usage import Prices, Unit
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
 from overlay.errors import CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
@@ -26,11 +26,15 @@ from overlay.market import (
     Buyer,
     Candidate,
     ClientPolicy,
+    Declined,
+    Observer,
     Tier,
+    Trace,
     Want,
     collect_quotes,
     negotiate,
     shortlist,
+    silent,
 )
 from overlay.market import Offer as QuotedOffer
 from overlay.market.limits import SHORTLIST
@@ -43,12 +47,6 @@ from transport.identity import PeerId
 
 AUTO = "auto"
 """The model name that leaves the choice to us."""
-
-TYPICAL_COMPLETION_TOKENS = 256
-"""What an answer is expected to have when the request names no limit: for ranking quotes, never for money."""
-
-PROMPT_BYTES_PER_TOKEN = 3
-"""The same for prompts."""
 
 STRANGERS = 4
 """Of those asked for quotes, providers that are not known for long, where others are to be had: half. Identities cost
@@ -330,8 +328,17 @@ class Deals:
             for row, speed in zip(rows, speeds, strict=True)
         ]
 
-    def _told(self, want: Want, candidates: Iterable[Candidate]) -> TradeLog:
-        return TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
+    def _told(self, want: Want, candidates: Iterable[Candidate]) -> Observer:
+        log = TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
+
+        def observe(event: Trace) -> None:
+            # The record of a provider that was killed stands for two minutes and looks cheaper all the while: each
+            # negotiation would ask it again, and soon nobody else.
+            if isinstance(event, Declined) and silent(event):
+                self.reputation.failed(event.provider, trio.current_time())
+            log(event)
+
+        return observe
 
     def _want(self, request: Request, model: str) -> Want:
         return Want(
@@ -344,8 +351,9 @@ class Deals:
         caps = {unit: getattr(market, key) for unit, key in _CAP_KEYS.items()}
         # The deposit is ours to choose: a provider that wants more locked up is not dealt with.
         return ClientPolicy(
-            Prices(caps), market.value_of_time_nanoton_per_s, max_deposit_nanoton=self.max_amount_nanoton
-        )
+            Prices(caps), market.value_of_time_nanoton_per_s, max_deposit_nanoton=self.max_amount_nanoton,
+            cap_covers_time=market.cap_covers_time,
+        )  # fmt: skip
 
     @staticmethod
     def _most(request: Request, agreement: Agreement) -> int:
@@ -378,12 +386,3 @@ def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:
         f"{prices_text(best.to_wire())}. Raise your cap ({flags}), or try again later",
         best=best,
     )
-
-
-def expected_usage(request: Request) -> Usage:
-    """What a job like this is likely to use: for ranking offers."""
-    most = estimate_usage(request)
-    if not isinstance(request, (ChatRequest, CompletionRequest)):
-        return most
-    answer = min(request.sampling.max_tokens or TYPICAL_COMPLETION_TOKENS, TYPICAL_COMPLETION_TOKENS)
-    return Usage({Unit.PROMPT: max(1, most.get(Unit.PROMPT) // PROMPT_BYTES_PER_TOKEN), Unit.COMPLETION: answer})

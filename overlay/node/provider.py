@@ -258,8 +258,10 @@ async def open_provider(
         )  # fmt: skip
 
         async def store(agreement: Agreement) -> None:
-            await jobs.add_agreement(agreement)
             body = agreement.body
+            # Two clients are not to be promised the last free slot while the first one's job is on its way.
+            scheduler.promise(body.task, body.model)
+            await jobs.add_agreement(agreement)
             log.info(
                 "agreed", f"agreed with …{body.client[-8:]}: {body.task} by {body.model}",
                 client=body.client, task=body.task.value, model=body.model, prices=body.prices.to_wire(),
