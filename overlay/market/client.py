@@ -78,6 +78,7 @@ class _Round:
     want: Want
     policy: ClientPolicy
     clock: Clock
+    rng: Random
     observer: Observer
     talks: list[_Talk] = field(default_factory=list)
 
@@ -205,7 +206,7 @@ class _Round:
 
     def acceptable(self) -> list[_Talk]:
         """Those of :meth:`quoted` whose quote may be accepted, best first."""
-        return self._talks_of(to_award(self.bids(), self.want, self.policy))
+        return self._talks_of(to_award(self.bids(), self.want, self.policy, self.rng))
 
     def _talks_of(self, bids: Sequence[Bid]) -> list[_Talk]:
         talks = {talk.candidate.provider: talk for talk in self.talks}
@@ -236,7 +237,7 @@ async def _round(
             f"no provider of {want.model} ({want.task}, {want.tier}) is known that the price cap and the policy admit; "
             "wait for one to announce itself, raise the cap, or check the bootstrap peers"
         )
-    current = _Round(host, buyer, want, policy, clock, observer)
+    current = _Round(host, buyer, want, policy, clock, rng, observer)
     for candidate in shortlist[: limits.SHORTLIST]:
         machine = ClientNegotiation(buyer.identity, candidate.provider, buyer.subnet, buyer.network_id, rng.randbytes)
         current.talks.append(_Talk(candidate, machine))

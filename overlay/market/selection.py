@@ -38,6 +38,8 @@ class Want:
     max_amount_nanoton: int
     tier: Tier = Tier.PLAIN
     duration_ms: int = limits.DEFAULT_AGREEMENT_MS
+    jobs: int = 1
+    """How many jobs the agreement is likely to serve."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Candidate:
     wait_ms: int
     units_per_s: float
     addrs: Sequence[str] = ()
+    setup_nanoton: int = 0
+    """What dealing with it costs before the first job, in money and time: a payment channel; 0 where there is one."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,24 @@ def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
     return score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) <= most
 
 
-def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
-    """Whose quotes may be accepted, in the order in which to try."""
-    return ranked((bid for bid in bids if acceptable(bid, want, policy)), want, policy)
+def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy, rng: Random | None = None) -> list[Bid]:
+    """Whose quotes may be accepted, in the order in which to try; without ``rng`` set-ups count for nothing.
+
+    One who can be dealt with only after a set-up goes before those who can be dealt with at once with the probability
+    (what all jobs of the agreement would save) / (what the set-up costs). So a little saving leads to a new channel
+    when it has come often enough, and a large one soon: Meyerson's rule for online facility location (FOCS 2001), which
+    in expectation pays for set-ups no more than it lost by not having them.
+    """
+    order = ranked((bid for bid in bids if acceptable(bid, want, policy)), want, policy)
+    ready = [bid for bid in order if not bid.candidate.setup_nanoton]
+    if rng is None or not ready or not order[0].candidate.setup_nanoton:
+        return order
+    best, instead = (
+        score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) for bid in (order[0], ready[0])
+    )
+    if rng.random() * order[0].candidate.setup_nanoton < (instead - best) * want.jobs:
+        return order
+    return [*ready, *(bid for bid in order if bid.candidate.setup_nanoton)]
 
 
 def to_counter(bids: Sequence[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:

@@ -6,8 +6,8 @@ with earlier jobs (:mod:`overlay.node.reputation`) says whom the next negotiatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import median_low
 
@@ -52,6 +52,12 @@ STRANGERS = 4
 """Of those asked for quotes, providers that are not known for long, where others are to be had: half. Identities cost
 nothing, and may name any price; those whom a flood of them brings would be the cheapest of all."""
 
+CHANNEL_NANOTON = 12_900_000
+"""What one more payment channel costs in its life (docs/benchmarks.md, "Money"): as much as hundreds of chats."""
+
+OPENING_S = 15.0
+"""How long the first job waits for it: three blocks of TON."""
+
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
 
@@ -94,6 +100,8 @@ class Deal:
     shopped_at: float
     """When others were last asked for quotes."""
     renewing: bool = False
+    jobs: int = 0
+    """That began under it."""
 
 
 @dataclass
@@ -112,6 +120,8 @@ class Deals:
     rng: Random
     _deals: dict[tuple[Task, str], Deal] = field(default_factory=dict)
     _locks: dict[tuple[Task, str], trio.Lock] = field(default_factory=dict)
+    _usual: dict[tuple[Task, str], int] = field(default_factory=dict)
+    """Jobs that the last agreement of a kind served."""
     reputation: Reputation = field(default_factory=Reputation)
     _started_at: float = field(default_factory=trio.current_time)
 
@@ -134,6 +144,7 @@ class Deals:
             self.nursery.start_soon(self._renew, key, request)
         # The common case: the link is up and the channel can pay.
         deal.link = await self.links.get(deal.agreement.body, self._most(request, deal.agreement))
+        deal.jobs += 1
         return deal
 
     def served(self, request: Request, deal: Deal, job: Served) -> None:
@@ -179,7 +190,7 @@ class Deals:
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
         try:
-            candidates = self._shortlist(rows, want)
+            candidates = self._shortlist(rows, want, await self.links.paid())
             found = await collect_quotes(
                 self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
                 observer=self._told(want, candidates),
@@ -208,8 +219,15 @@ class Deals:
             if other is not None and other is not deal:
                 return other
             deal.shopped_at = trio.current_time()
+            paid = await self.links.paid()
+            if not paid - {deal.link.peer}:
+                # The others cost a channel, which takes longer than most queues: see to that beside the work.
+                if not deal.renewing:
+                    deal.renewing = True
+                    self.nursery.start_soon(self._renew, key, request)
+                return deal
             try:
-                return await self._make(key, request)
+                return await self._make(key, request, among=paid)
             except CocoonError:
                 return deal
 
@@ -221,12 +239,18 @@ class Deals:
             return None
         return deal
 
-    async def _make(self, key: tuple[Task, str], request: Request) -> Deal:
+    async def _make(self, key: tuple[Task, str], request: Request, among: Collection[PeerId] | None = None) -> Deal:
+        """Agree with the best, of those in ``among`` if it is given."""
         task, model = key
-        rows = self._of_one_model(await self._rows(task, model), request)
-        want = self._want(request, rows[0][2].model)
+        found = await self._rows(task, model)
+        rows = self._of_one_model([row for row in found if among is None or row[0] in among] or found, request)
+        before = self._deals.get(key)
+        if before is not None and before.jobs:
+            self._usual[key] = before.jobs
+        want = replace(self._want(request, rows[0][2].model), jobs=self._usual.get(key, 1))
+        paid = await self.links.paid()
         try:
-            candidates = self._shortlist(rows, want)
+            candidates = self._shortlist(rows, want, paid)
             agreement = await negotiate(
                 self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
                 observer=self._told(want, candidates),
@@ -247,7 +271,9 @@ class Deals:
         # A second of margin at the end: the provider's clock decides whether a job is admitted.
         deal = Deal(agreement, link, ask, now + lasts_s - 1.0, now + lasts_s * (1 - RENEW_AT), now)
         if len(self._deals) >= MAX_DEALS:
-            self._deals.pop(next(iter(self._deals)))
+            oldest = next(iter(self._deals))
+            self._deals.pop(oldest)
+            self._usual.pop(oldest, None)
         self._deals[key] = deal
         return deal
 
@@ -297,20 +323,30 @@ class Deals:
         best = min(rows, key=lambda row: (cost(row), row[2].model))[2].model
         return [row for row in rows if row[2].model == best]
 
-    def _shortlist(self, rows: Iterable[_Row], want: Want) -> list[Candidate]:
-        """Whom to ask: half of them at least are no strangers, as far as there are any."""
+    def _shortlist(self, rows: Iterable[_Row], want: Want, paid: Collection[PeerId]) -> list[Candidate]:
+        """Whom to ask: half of them at least are no strangers, as far as there are any; of these those first whom an open
+        channel pays (``paid``)."""
+        setup = CHANNEL_NANOTON + round(self.market.value_of_time_nanoton_per_s * OPENING_S)
         known: list[Candidate] = []
         strangers: list[Candidate] = []
         rows = list(rows)
         speeds = self._speeds(rows, want)
         for (peer, record, o), speed in zip(rows, speeds, strict=True):
-            candidate = Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs)
+            candidate = Candidate(
+                peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs,
+                0 if peer in paid else setup,
+            )  # fmt: skip
             trusted = self.reputation.is_trusted(peer) or self.directory.index.is_settled(peer)
             (known if trusted else strangers).append(candidate)
         policy = self._policy()
-        if not (known and strangers):
+        ready = [candidate for candidate in known if not candidate.setup_nanoton]
+        if not ready and not (known and strangers):
             return shortlist(known or strangers, want, policy, self.rng)
-        best = {c.provider: c for c in _affordable(known, want, policy, self.rng)[: SHORTLIST - STRANGERS]}
+        best: dict[PeerId, Candidate] = {}
+        half = SHORTLIST - STRANGERS
+        for group in (ready, known):
+            for candidate in _affordable(group, want, policy, self.rng)[: half - len(best)] if group else ():
+                best.setdefault(candidate.provider, candidate)
         for candidate in shortlist([*known, *strangers], want, policy, self.rng):
             if len(best) < SHORTLIST:
                 best.setdefault(candidate.provider, candidate)

@@ -20,7 +20,7 @@ from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, 
 from overlay.market import AgreementBody
 from overlay.node.reaching import reach
 from overlay.settlement import ChannelTerms, Voucher
-from overlay.settlement.ledger import ChannelAccount, ChannelRecord, GroupCommit, RiskBook
+from overlay.settlement.ledger import ChannelAccount, ChannelRecord, ChannelStatus, GroupCommit, RiskBook
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelStats
@@ -89,6 +89,10 @@ class Links:
                     raise ProviderGone("the channel to this provider is being replaced; try again in a moment")
                 link.channel.payer.account.top_up(channel.deposit_nanoton)
             return link
+
+    async def paid(self) -> set[PeerId]:
+        """The providers that an open channel of ours pays."""
+        return {PeerId(record.peer) for record, _ in await self.desk.live() if record.status is ChannelStatus.OPEN}
 
     def of(self, channel: str) -> Link | None:
         """The working link that uses a channel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
-from overlay.market.selection import score_nanoton
+from overlay.market.selection import Bid, score_nanoton, to_award
 from transport.identity import Identity
 
 U = Unit.COMPLETION
@@ -82,3 +83,37 @@ def test_when_the_price_rules_everybody_out_the_error_names_the_cheapest():
 
 def test_an_empty_index_gives_an_empty_shortlist():
     assert shortlist([], WANT, policy(), Random(1)) == []
+
+
+def bid(n, cost_nanoton, setup_nanoton=0, start_ms=0):
+    """A quote at which a job of ``WANT`` costs that much."""
+    who = replace(candidate(n), setup_nanoton=setup_nanoton)
+    return Bid(who, Prices({Unit.COMPLETION: cost_nanoton * 1_000_000 // WANT.usage.get(Unit.COMPLETION)}), start_ms)
+
+
+def firsts(bids, want, draws=4000):
+    rng = Random(5)
+    limits_of = policy(cap=10**9)
+    order = [to_award(bids, want, limits_of, rng)[0].candidate.provider for _ in range(draws)]
+    return collections.Counter(order)
+
+
+def test_who_needs_a_channel_is_preferred_as_often_as_its_saving_is_part_of_what_the_channel_costs():
+    ready, stranger = bid(1, 5_000), bid(2, 4_000, setup_nanoton=100_000)
+    for jobs, share in ((1, 0.01), (10, 0.1), (50, 0.5)):
+        found = firsts([stranger, ready], replace(WANT, jobs=jobs))[stranger.candidate.provider] / 4000
+        assert found == pytest.approx(share, abs=0.02)
+
+
+def test_a_saving_of_more_than_the_channel_costs_is_always_taken_and_a_loss_never():
+    ready, stranger = bid(1, 500_000), bid(2, 300_000, setup_nanoton=100_000)
+    assert firsts([ready, stranger], WANT) == {stranger.candidate.provider: 4000}
+    dearer = bid(3, 600_000, setup_nanoton=1)
+    assert firsts([ready, dearer], WANT) == {ready.candidate.provider: 4000}
+
+
+def test_without_any_channel_the_best_offer_wins_and_all_are_kept_to_fall_back_on():
+    cheap, dear = bid(1, 1_000, setup_nanoton=10**9), bid(2, 2_000, setup_nanoton=10**9)
+    assert to_award([dear, cheap], WANT, policy(cap=10**9), Random(1)) == [cheap, dear]
+    ready = bid(3, 1_500)
+    assert to_award([dear, cheap, ready], WANT, policy(cap=10**9), Random(1)) == [ready, cheap, dear]

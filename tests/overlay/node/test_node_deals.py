@@ -49,7 +49,7 @@ async def market(autojump_clock):
 
 def asked(directory, deals, now):
     rows = directory.index.providers("chat", "m", "plain", now=now)
-    return [candidate.provider for candidate in deals._shortlist(rows, deals._want(REQUEST, "m"))]
+    return [candidate.provider for candidate in deals._shortlist(rows, deals._want(REQUEST, "m"), ())]
 
 
 async def test_a_flood_of_strangers_that_ask_next_to_nothing_takes_half_of_the_shortlist_at_most(market):
