@@ -79,11 +79,15 @@ async def _open_network(
     for left in await trio.to_thread.run_sync(remove_leftovers):
         log.info("leftovers", left.text, owner=left.owner.pid, namespaces=left.namespaces, processes=left.processes)
     async with open_network(number, options, home) as network:
+        hidden = options.natted(number)
+        carried = f"carried by {network.carrier.text}"
+        behind = f"; {', '.join(hidden)} behind a NAT ({options.nat_kind})" if hidden else ""
         log.info(
             "network",
-            f"{number} namespaces in {network.plan.network}, {options.shape}, carried by {network.carrier.text}",
+            f"{number} namespaces in {network.plan.network}, {options.shape}, {carried}{behind}",
             carrier=network.carrier.value,
             network=str(network.plan.network),
+            behind_nat=list(hidden),
         )
         try:
             yield network

@@ -44,7 +44,7 @@ def test_a_swarm_on_a_slow_network_serves_is_parted_healed_and_leaves_nothing(to
         "--loss", "0.5%", "--rate", "50mbit", "--nat", "1",
     )  # fmt: skip
     network = swarm.wait_for("network")
-    assert network["carrier"] == "relay"
+    assert (network["carrier"], network["behind_nat"]) == ("relay", ["node-3"])
     nodes = {name: swarm.wait_for("node", node=name) for name in ("node-1", "node-2", "node-3")}
     assert len(traces(swarm.pid)) == 4 + 1 + 1
     chaos = ("swarm", "chaos", "--dir", str(town.home))
