@@ -85,7 +85,8 @@ def over_time(at_s: Sequence[float], values: Sequence[float], end_s: float, most
     if not values or not end_s > 0:
         return []
     at, value = np.asarray(at_s, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    bins = max(1, min(most, len(value) // 20))  # of fewer values in a bin, one in twenty would be none
+    # Of fewer than twenty values, one in twenty is none; but a short run should show how it went all the same.
+    bins = max(1, min(most, max(len(value) // 20, min(6, len(value) // 2))))
     place = np.floor(at / end_s * bins).astype(np.int64)
     place[at == end_s] = bins - 1
     made = []

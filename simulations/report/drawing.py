@@ -7,6 +7,7 @@ A figure is the same to the byte in every run: no date, no name of a program, fi
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -236,7 +237,8 @@ def steps(axes: Axes, parts: Sequence[Rate], bottom: Floats, colour: str, name: 
 
 def from_zero(axes: Axes) -> None:
     """Quantities whose height says how much: from zero, with air above."""
-    axes.set_ylim(0, 1.1 * max(axes.dataLim.ymax, 0.0) or 1.0)
+    top = float(axes.dataLim.ymax)
+    axes.set_ylim(0, 1.1 * top if 0 < top < math.inf else 1.0)
 
 
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
+_PEER = re.compile(r"\b12D3KooW[1-9A-HJ-NP-Za-km-z]{40,}")
 _SHORTEST_S = 0.001
 """Waits are drawn on a logarithmic axis, which has no zero."""
 
@@ -212,8 +214,10 @@ def outcome_table(result: RunResult) -> Table:
 
 
 def error_table(result: RunResult) -> Table:
-    """Why jobs did not end well, the most frequent reason first."""
-    reasons = Counter((job.outcome, job.error) for job in result.jobs if job.outcome in ("failed", "refused"))
+    """Why jobs did not end well, the most frequent reason first; the same reason is one, whichever peer it names."""
+    reasons = Counter(
+        (job.outcome, _PEER.sub("a peer", job.error)) for job in result.jobs if job.outcome in ("failed", "refused")
+    )
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     rows = tuple((error or "(no reason given)", outcome, count(n)) for (outcome, error), n in ordered[:20])
     left = sum(n for _, n in ordered[20:])

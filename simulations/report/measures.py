@@ -134,6 +134,6 @@ def _difference(one: Measure, other: Measure) -> str:
 
 
 def _relative(one: float | None, other: float | None) -> str:
-    if one is None or other is None or one == 0 or not np.isfinite([one, other]).all():
+    if one is None or other is None or one <= 0 or other < 0 or not np.isfinite([one, other]).all():
         return NONE
     return f"{number(other / one)} ×"

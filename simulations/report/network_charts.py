@@ -110,8 +110,9 @@ def swarm(result: RunResult, frame: Frame) -> Chart | None:
         return [above, below]
 
     last = samples[-1]
+    up = [sample.providers_up for sample in samples if sample.at_s >= result.warmup_s] or [last.providers_up]
     words = (
-        f"Between {count(int(providers.min()))} and {plural(int(providers.max()), 'provider')} were up, and up to "
+        f"After the warm-up {count(min(up))} to {plural(max(up), 'provider')} were up, and at most "
         f"{plural(int(clients.max()), 'client')}; at the end {plural(last.channels, 'channel')} stood open on chain."
     )
     rows = tuple(

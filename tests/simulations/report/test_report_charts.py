@@ -66,6 +66,15 @@ def test_outcomes_are_counted_by_task_and_reasons_by_frequency() -> None:
     assert error_table(result).rows == (("gone", "failed", "2"), ("dear", "refused", "1"))
 
 
+def test_a_reason_is_the_same_whichever_peer_it_names() -> None:
+    peers = (
+        "12D3KooWSGrzcsn3Van4pFU9hvLqMHaTKhw7JBrbp1x5wQXN6ojE",
+        "12D3KooWKUye8Nv5BoKwwbhxorpeD5uw1uWNKYUX6DT7Aw6GVB1e",
+    )
+    result = replace(RUN, jobs=tuple(_job(1.0, None, "failed", error=f"the stream to {peer} broke") for peer in peers))
+    assert error_table(result).rows == (("the stream to a peer broke", "failed", "2"),)
+
+
 def test_earnings_are_an_hour_of_one_provider_with_the_fees_of_the_chain_and_attackers_apart() -> None:
     def provider(number: int, earned: int, up_s: float, behaviour: str = "honest") -> Provider:
         return Provider(number, "g", "gpu", behaviour, 2, 1.0, earned, earned // 2, 100, busy_s=up_s, up_s=up_s)
