@@ -30,8 +30,11 @@ def test_each_way_to_fail_is_told_apart_and_the_next_case_runs_on(fake_world):
 
 
 def test_a_case_that_takes_too_long_is_ended_and_counts_as_failing(fake_world):
-    with CaseRunner(ENTRY, wall_s=0.1) as runner:
-        assert runner.run(fake_world.scenario(fake_world.HANGS), 1).failure.kind == TIMEOUT
+    with CaseRunner(ENTRY, cpu_s=0.3) as runner:
+        assert runner.run(fake_world.scenario(fake_world.SPINS), 1).failure.kind == TIMEOUT
+        assert runner.run(fake_world.scenario(), 1).failure is None
+    with CaseRunner(ENTRY, wall_s=0.3) as runner:
+        assert runner.run(fake_world.scenario(fake_world.WAITS), 1).failure.kind == TIMEOUT
 
 
 def test_a_world_that_cannot_be_imported_is_told_with_its_last_words(fake_world):
