@@ -267,8 +267,10 @@ def _tell_replayed(output: Output, case: Replay, again: Replayed) -> None:
         verdict = f"stopped at event {events}, before it failed"
     elif again.failure is None:
         verdict = "it did not fail this time"
-    elif again.same:
+    elif again.same and case.failure.digest:
         verdict = "the same happened: same failure, same event, same digest"
+    elif again.same:
+        verdict = f"the same happened: {case.failure.signature} (which keeps no digest)"
     elif again.same_failure:
         verdict = "the same failure, but after other events (the digests differ)"
     else:
@@ -291,6 +293,8 @@ def _tell_replayed(output: Output, case: Replay, again: Replayed) -> None:
     for line in again.lines:
         output.line(line)
     if again.failure is not None:
+        if again.failure.kind == "crash":
+            output.line(again.failure.what.rstrip())
         output.line(f"now: {_failure_line(again.failure)}")
     output.line(verdict)
 
