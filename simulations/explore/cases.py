@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO
 
 import msgspec
+import psutil
 
 from simulations.explore import limits
 from simulations.explore.child import WORLD
@@ -23,8 +24,11 @@ from simulations.scenarios.reading import to_tree
 class CaseRunner:
     """Runs cases one at a time. For one thread; a context manager. ``entry`` is ``module:function`` of the world."""
 
-    def __init__(self, entry: str = WORLD, wall_s: float = limits.CASE_WALL_S) -> None:
+    def __init__(
+        self, entry: str = WORLD, cpu_s: float = limits.CASE_CPU_S, wall_s: float = limits.CASE_WALL_S
+    ) -> None:
         self._entry = entry
+        self._cpu_s = cpu_s
         self._wall_s = wall_s
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
@@ -59,8 +63,8 @@ class CaseRunner:
         line = self._line(process)
         if line is None:
             self._end()
-            what = f"it took more than {self._wall_s:g} s of wall time and was ended"
-            return Outcome(Failure(TIMEOUT, "", what), cpu_s=self._wall_s)
+            what = f"it took more than {self._cpu_s:g} s of CPU, or {self._wall_s:g} s of waiting, and was ended"
+            return Outcome(Failure(TIMEOUT, "", what), cpu_s=self._cpu_s)
         if not line.endswith(b"\n"):
             return self._died(process)
         return msgspec.json.decode(line, type=Outcome)
@@ -110,12 +114,15 @@ class CaseRunner:
         """One line; without its end when the process ends first or says too much, ``None`` when time is up."""
         assert process.stdout is not None
         deadline = time.monotonic() + self._wall_s
+        most_cpu_s = _cpu_s(process) + self._cpu_s
         read = b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not read.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    return None
+                if not selector.select(limits.LOOK_S):
+                    if time.monotonic() >= deadline or _cpu_s(process) >= most_cpu_s:
+                        return None
+                    continue
                 some = process.stdout.read1(65_536)  # type: ignore[attr-defined]  # a buffered reader
                 if not some or len(read) > limits.REPLY_BYTES:
                     return read
@@ -138,15 +145,24 @@ class CaseRunner:
         return Outcome(Failure(DIED, how, what))
 
 
+def _cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """What a process has used; 0 when it is gone."""
+    try:
+        used = psutil.Process(process.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(used.user + used.system)
+
+
 _runners = threading.local()
 _all_runners: list[CaseRunner] = []
 
 
-def runner_of_this_thread(entry: str, wall_s: float) -> CaseRunner:
+def runner_of_this_thread(entry: str, cpu_s: float) -> CaseRunner:
     """One that is kept for the next case of the same thread: starting a process takes a second."""
     kept: tuple[tuple[str, float], CaseRunner] | None = getattr(_runners, "kept", None)
-    if kept is None or kept[0] != (entry, wall_s):
-        kept = _runners.kept = (entry, wall_s), CaseRunner(entry, wall_s)
+    if kept is None or kept[0] != (entry, cpu_s):
+        kept = _runners.kept = (entry, cpu_s), CaseRunner(entry, cpu_s)
     if kept[1] not in _all_runners:
         _all_runners.append(kept[1])
     return kept[1]

@@ -62,12 +62,19 @@ def of_result(result: RunResult) -> Failure | None:
     return Failure(INVARIANT, first.invariant, first.what, first.at_s, first.event, result.digest)
 
 
+def _our_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [one for one in frames if one.filename.startswith(_ROOT) and "site-packages" not in one.filename]
+
+
 def of_exception(error: BaseException) -> Failure:
     """The failure that an exception from a run is, named by its type and the innermost line of ours."""
     leaf = error
     while isinstance(leaf, BaseExceptionGroup) and leaf.exceptions:
         leaf = leaf.exceptions[0]
-    ours = [frame for frame in traceback.extract_tb(leaf.__traceback__) if frame.filename.startswith(_ROOT)]
+    ours, cause = _our_frames(leaf), leaf.__cause__
+    while not ours and cause is not None:
+        ours, cause = _our_frames(cause), cause.__cause__
     where = f" in {Path(ours[-1].filename).name}, {ours[-1].name}" if ours else ""
     text = "".join(traceback.format_exception(leaf))
     return Failure(CRASH, f"{type(leaf).__name__}{where}", text[-4000:])

@@ -1,8 +1,14 @@
 """How much searching, shrinking and replaying may take."""
 
-CASE_WALL_S = 60.0
-"""Of one case; then it is ended and counts as a finding. A mix is built to take 5 s of one core, and a machine may be
-busy with ten others."""
+CASE_CPU_S = 60.0
+"""Of one case; then it is ended and counts as a finding. A mix is built to take 5 s. Time of the processor, because a
+machine may be busy with other work."""
+
+CASE_WALL_S = 900.0
+"""Likewise, for a case that waits for ever and uses no processor."""
+
+LOOK_S = 0.25
+"""Between two looks at how much time a case has used."""
 
 CASE_MEMORY_BYTES = 4 << 30
 """Address space of the process that runs cases: a case that leaks is ended before the machine suffers. A mix takes

@@ -234,23 +234,33 @@ def _hardware(rng: random.Random, group: ProviderGroup, known: Registries) -> st
     return rng.choice(sorted(fitting)) if fitting else group.hardware
 
 
+def _crowded(rng: random.Random, group: ProviderGroup) -> ProviderGroup:
+    """Sometimes with few slots: so few jobs as a mix has would never wait otherwise."""
+    slots = rng.choice((0, 0, 1, 2, 4))
+    known = "slots" in group.__struct_fields__
+    return replace(group, slots=slots) if slots and known else group
+
+
 def _providers(rng: random.Random, pool: Pool, known: Registries, duration_s: float) -> tuple[ProviderGroup, ...]:
     """Some of the pool's, honest ones more often than as many as there are: a market of cheats alone shows little."""
     honest = tuple(group for group in pool.providers if group.behaviour == HONEST)
     available = pool.providers if rng.random() < 0.4 or not honest else honest
     picked = _chosen(rng, available, rng.randint(1, MAX_PROVIDERS), rng.randint(1, 3))
-    return tuple(
-        replace(
-            group,
-            name=f"p{index}",
-            count=count,
-            hardware=_hardware(rng, group, known),
-            joins_s=_joins(rng, duration_s),
-            config=_config(rng, group.config),
-            nat=rng.choice((group.nat, group.nat, "open", "full-cone")),
+    made = []
+    for index, (picked_group, count) in enumerate(picked):
+        group = _crowded(rng, picked_group)
+        made.append(
+            replace(
+                group,
+                name=f"p{index}",
+                count=count,
+                hardware=_hardware(rng, group, known),
+                joins_s=_joins(rng, duration_s),
+                config=_config(rng, group.config),
+                nat=rng.choice((group.nat, group.nat, "open", "full-cone")),
+            )
         )
-        for index, (group, count) in enumerate(picked)
-    )
+    return tuple(made)
 
 
 def _clients(rng: random.Random, pool: Pool, duration_s: float) -> tuple[ClientGroup, ...]:

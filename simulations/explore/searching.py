@@ -59,7 +59,7 @@ class Search:
     """Address of a Dask scheduler; ``None`` starts a local cluster with ``workers``."""
     entry: str = WORLD
     """``module:function`` of the world; tests have one of their own."""
-    case_wall_s: float = limits.CASE_WALL_S
+    case_cpu_s: float = limits.CASE_CPU_S
     make: Callable[[int], Scenario] = mix
     """The scenario of a seed; importable on the workers."""
 
@@ -99,19 +99,19 @@ class State:
         return not self.findings
 
 
-def run_seed(seed: int, make: Callable[[int], Scenario], entry: str, wall_s: float) -> tuple[Scenario, Outcome]:
+def run_seed(seed: int, make: Callable[[int], Scenario], entry: str, cpu_s: float) -> tuple[Scenario, Outcome]:
     """One case, on a worker: now and then twice, in two processes that have to agree."""
     scenario = make(seed)
-    runner = runner_of_this_thread(entry, wall_s)
+    runner = runner_of_this_thread(entry, cpu_s)
     run = runner.run_twice if seed % limits.TWICE_EVERY == 0 else runner.run
     return scenario, run(scenario, seed)
 
 
 def shrink_case(
-    scenario: Scenario, seed: int, failure: Failure, entry: str, wall_s: float, max_s: float
+    scenario: Scenario, seed: int, failure: Failure, entry: str, cpu_s: float, max_s: float
 ) -> tuple[Scenario, int, Failure, int]:
     """The smallest form of a failing case, on a worker."""
-    runner = runner_of_this_thread(entry, wall_s)
+    runner = runner_of_this_thread(entry, cpu_s)
     twice = failure.kind == "diverged"
 
     def fails(candidate: Scenario, its_seed: int) -> Failure | None:
@@ -204,7 +204,7 @@ class _Searcher:
             if self._to_shrink:
                 seed, scenario, failure = self._to_shrink.pop(0)
                 left = max(60.0, self.deadline - time.monotonic())
-                arguments = (scenario, seed, failure, search.entry, search.case_wall_s, min(limits.SHRINK_S, left))
+                arguments = (scenario, seed, failure, search.entry, search.case_cpu_s, min(limits.SHRINK_S, left))
                 self._shrinks[self._submit(shrink_case, *arguments)] = seed, scenario, failure
                 continue
             if time.monotonic() >= self.deadline:
@@ -216,7 +216,7 @@ class _Searcher:
             following = next(seeds, None)
             if following is None:
                 return False
-            future = self._submit(run_seed, following, search.make, search.entry, search.case_wall_s)
+            future = self._submit(run_seed, following, search.make, search.entry, search.case_cpu_s)
             self._cases[future] = following
         return True
 

@@ -161,6 +161,9 @@ def test_a_crash_gives_exit_code_3_and_a_replay_that_crashes_again(capsys):
     )
     assert not Path("o/result.json").exists()
     assert run(["sim", "replay", "o/replay.toml"]) == 3
+    out = capsys.readouterr().out
+    assert "Traceback" in out
+    assert "the same happened: crash: ValueError in fake_world.py, _trouble (which keeps no digest)" in out
     assert run(["sim", "replay", "o/replay.toml", "--until-before"]) == 2
     assert "does not know at which event" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from simulations.determinism import EventLog
 from simulations.results import Mark, RunResult, Sample, Violation
 from simulations.scenarios.model import ClientGroup, Demand, Fault, ProviderGroup, Scenario
 
-BREAKS, RAISES, HANGS, DIES, DIVERGES = "loss", "crash", "freeze", "leave", "clock-skew"
+BREAKS, RAISES, SPINS, WAITS, DIES, DIVERGES = "loss", "crash", "freeze", "slow", "leave", "clock-skew"
 """Kinds of faults that mean this here."""
 
 CLIENTS_TO_BREAK = 3
@@ -54,7 +54,9 @@ def run(scenario, seed, *, until_event=None, until_s=None, on_sample=None, tell=
 def _trouble(fault, log):
     if fault.kind == RAISES:
         raise ValueError("the world fell over")
-    if fault.kind == HANGS:
+    while fault.kind == SPINS:
+        pass
+    if fault.kind == WAITS:
         time.sleep(60)
     if fault.kind == DIES:
         os._exit(7)
@@ -84,4 +86,4 @@ def make(seed):
 
 
 def make_slow(seed):
-    return scenario(HANGS)
+    return scenario(SPINS)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from simulations.explore.cases import CaseRunner
-from simulations.explore.failures import CRASH, DIED, DIVERGED, INVARIANT, TIMEOUT
+from simulations.explore.failures import CRASH, DIED, DIVERGED, INVARIANT, TIMEOUT, of_exception
 
 ENTRY = "fake_world:run"
 
@@ -29,9 +31,29 @@ def test_each_way_to_fail_is_told_apart_and_the_next_case_runs_on(fake_world):
     assert diverged.kind == DIVERGED
 
 
+def test_a_crash_is_named_by_our_innermost_line_also_where_only_its_cause_has_one(fake_world):
+    def fails():
+        try:
+            fake_world.run(fake_world.scenario(fake_world.RAISES), 1)
+        except ValueError as error:
+            raise BaseExceptionGroup("nursery", [wrapped(error)]) from None
+
+    def wrapped(error):
+        outer = RuntimeError("from elsewhere")
+        outer.__cause__ = error
+        return outer
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        fails()
+    assert of_exception(caught.value).name == "RuntimeError in fake_world.py, _trouble"
+
+
 def test_a_case_that_takes_too_long_is_ended_and_counts_as_failing(fake_world):
-    with CaseRunner(ENTRY, wall_s=0.1) as runner:
-        assert runner.run(fake_world.scenario(fake_world.HANGS), 1).failure.kind == TIMEOUT
+    with CaseRunner(ENTRY, cpu_s=0.3) as runner:
+        assert runner.run(fake_world.scenario(fake_world.SPINS), 1).failure.kind == TIMEOUT
+        assert runner.run(fake_world.scenario(), 1).failure is None
+    with CaseRunner(ENTRY, wall_s=0.3) as runner:
+        assert runner.run(fake_world.scenario(fake_world.WAITS), 1).failure.kind == TIMEOUT
 
 
 def test_a_world_that_cannot_be_imported_is_told_with_its_last_words(fake_world):

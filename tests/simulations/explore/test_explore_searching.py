@@ -41,12 +41,11 @@ def test_a_search_keeps_every_failing_case_and_the_smallest_of_each_kind(fake_wo
 
 
 def test_minutes_end_a_search_and_a_hanging_case_is_a_finding(fake_world, tmp_path):
-    search = Search(range(10**9), 0.01, tmp_path, workers=1, entry=ENTRY, make=fake_world.make_slow, case_wall_s=0.4)
+    search = Search(range(10**9), 0.01, tmp_path, workers=1, entry=ENTRY, make=fake_world.make_slow, case_cpu_s=0.4)
     state = explore(search)
-    assert 1 <= state.ran <= 3
+    assert 1 <= state.ran <= 2
     assert state.stopped_because == "0.01 minutes are over"
     assert {finding.failure.kind for finding in state.findings} == {"timeout"}
-    assert state.wall_s < 10
 
 
 def test_ctrl_c_ends_a_search_with_what_was_found(fake_world, tmp_path):
