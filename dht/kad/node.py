@@ -237,7 +237,9 @@ class Kademlia:
 
     async def provide(self, key: bytes) -> int:
         """Tell the peers nearest to ``key``, a multihash, that this node provides it, and renew that; how many were
-        told. Who has just asked for the providers of ``key`` has found those peers and looks for them no more. Raises :class:`KadError` when ``key`` is none, or this node has no address to be reached by."""
+        told. Who has just asked for the providers of ``key`` has found those peers and looks for them no more.
+
+        Raises :class:`KadError` when ``key`` is none, or this node has no address to be reached by."""
         if not is_multihash(key):
             raise KadError("a provided key is a multihash, such as 0x12 0x20 and a SHA-256 digest")
         publication = Publication(key, None)

@@ -234,8 +234,8 @@ async def open_discovery(
         if section.dht:
             client_only = not host.addrs or bool(config.relay.use)
             table = Kademlia(
-                host, subnet.id, validators={}, config=_CLIENT_TABLE if client_only else _TABLE, client_only=client_only,
-                storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
+                host, subnet.id, validators={}, config=_CLIENT_TABLE if client_only else _TABLE,
+                client_only=client_only, storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
             )  # fmt: skip
             try:
                 await stack.enter_async_context(table)

@@ -13,8 +13,8 @@ import trio
 
 from simulations.determinism import EventLog
 from simulations.network.dialling import split_peer
-from simulations.network.host import VirtualHost
 from simulations.network.gossip import VirtualGossip
+from simulations.network.host import VirtualHost
 from simulations.network.limits import KEEPALIVE_S
 from simulations.network.meanfield import Ether, MeanFieldGossip
 from simulations.network.timeline import Timeline

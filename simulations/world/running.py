@@ -21,7 +21,6 @@ from simulations.world.invariants import Broken, Invariants
 from simulations.world.sampling import Sampler, providers, traffic
 from simulations.world.world import World
 
-
 SETTLE_S = 60.0
 """After the last node has joined, the population is taken out of the garbage collector's sight."""
 
