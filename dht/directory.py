@@ -96,6 +96,8 @@ class Directory:
         self._sent_at = float("-inf")
         self._changed = trio.Event()
         self._news = trio.Event()
+        self._asked = trio.Event()
+        """Set when somebody wants providers."""
         self._origins = Allowance(GOSSIP_BURST, GOSSIP_PER_S, MAX_ORIGINS)
         self._strangers = Allowance(STRANGERS_BURST, STRANGERS_PER_S, 1)
         self._meetings = Allowance(MEET_BURST, MEET_PER_S, 1)
@@ -238,18 +240,23 @@ class Directory:
                 news = self._news
                 if trio.current_time() >= search_at:
                     if self._search is not None and sold is not None:
-                        self._search.market(sold).asked_at = trio.current_time()
+                        self._ask_for(sold)
                         self._search.start(sold, within_s=SEARCH_RETRY_S / 2)
                     search_at = trio.current_time() + pause_s
                     pause_s = min(2 * pause_s, MAX_SEARCH_RETRY_S)
                 with trio.move_on_at(search_at):
                     await news.wait()
             if self._search is not None and sold is not None:
-                self._search.market(sold).asked_at = trio.current_time()
+                self._ask_for(sold)
                 if len(found) < WANTED_PROVIDERS:
                     self._search.start(sold)
             return found
         return self.providers(task, model, tier)
+
+    def _ask_for(self, sold: Sold) -> None:
+        assert self._search is not None
+        self._search.market(sold).asked_at = trio.current_time()
+        self._asked.set()
 
     async def look_further(
         self, task: str, model: str | None = None, tier: str | None = None, *, timeout_s: float
@@ -327,15 +334,26 @@ class Directory:
         return record is not None and record.expires_at > self._clock() + RENEW_AHEAD_S
 
     async def _refresh(self) -> None:
+        """Now and then a neighbour is asked, and what somebody wants is kept warm. Who wants nothing, and lost nothing
+        for a while, sleeps for long."""
         wait_s, ask_at = REFRESH_S, trio.current_time() + REFRESH_S / 2
         while True:
-            await trio.sleep(REFRESH_S * self._rng.uniform(0.8, 1.2))
+            self._asked = trio.Event()
+            jitter = self._rng.uniform(0.8, 1.2)
+            if not self._is_warm():
+                with trio.move_on_at(ask_at - jitter * REFRESH_S):
+                    await self._asked.wait()
+            await trio.sleep(jitter * REFRESH_S)
             self.index.sweep(self._clock())
             if self._gossip and trio.current_time() >= ask_at and (peers := self._host.peers()):
                 lost = await self._neighbours.sample(self._rng.choice(peers).peer_id)
                 wait_s = REFRESH_S if lost else min(2 * wait_s, MAX_REFRESH_S)
                 ask_at = trio.current_time() + wait_s - REFRESH_S / 2
             await self._keep_warm()
+
+    def _is_warm(self) -> bool:
+        markets = self._search.markets.values() if self._search is not None else ()
+        return any(trio.current_time() <= market.asked_at + INTEREST_S for market in markets)
 
     async def _keep_warm(self) -> None:
         """Keep what somebody asks for in the index: renew records that are about to expire, look for more when few."""

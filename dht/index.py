@@ -114,10 +114,11 @@ class CapacityIndex:
         verdict = self.judge(signed, now)
         if verdict is Verdict.NEWS:
             before = self._records.get(signed.peer_id)
-            self._remove(signed.peer_id)
+            if before is not None and before.signed.record.sold != signed.record.sold:
+                self._remove(signed.peer_id)
             self._records[signed.peer_id] = Heard(signed, source, now, before.first_at if before else now, teller)
             self._file(signed.peer_id)
-            for key in _sold(signed.record):
+            for key in signed.record.sold:
                 while (surplus := self._sellers[key].surplus() if key in self._sellers else None) is not None:
                     self._remove(surplus)
             if self._all.surplus() is not None:
@@ -137,13 +138,13 @@ class CapacityIndex:
             standing = Standing.DEALT_WITH
         teller = heard.teller or heard.source.value
         self._all.put(peer, standing, record.issued_at, teller)
-        for key in _sold(record):
+        for key in record.sold:
             self._sellers.setdefault(key, Pool(self._max_per_model)).put(peer, standing, record.issued_at, teller)
 
     def _remove(self, peer: PeerId) -> None:
         gone = self._records.pop(peer, None)
         self._all.drop(peer)
-        for key in _sold(gone.signed.record) if gone else ():
+        for key in gone.signed.record.sold if gone else ():
             self._sellers[key].drop(peer)
             if not self._sellers[key]:
                 del self._sellers[key]
@@ -212,8 +213,3 @@ class CapacityIndex:
             return None
         record = heard.signed.record
         return heard.signed if now < (forget_at(record) if record.withdrawn else record.expires_at) else None
-
-
-def _sold(record: CapacityRecord) -> list[tuple[str, str]]:
-    """(task, model) of each offer, once."""
-    return list(dict.fromkeys((offer.task, offer.model) for offer in record.offers))

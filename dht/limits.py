@@ -202,9 +202,9 @@ SERVE_BURST_PAGES, SERVE_PAGES_PER_S = 128, 4.0
 REFRESH_S, MAX_REFRESH_S = 30.0, 480.0
 """How often a neighbour at random is asked for what gossip may have lost; doubled each time that nothing was."""
 
-MEET_BURST, MEET_PER_S = 8, 0.1
-"""New neighbours that are asked for the same: whoever starts, or comes out of a partition, meets many at once, and asks
-so many that one honest one among seven liars is heard."""
+MEET_BURST, MEET_PER_S = 4, 0.1
+"""New neighbours that are sampled: whoever starts, or comes out of a partition, meets many at once. With the four above
+one honest one among seven liars is heard."""
 
 SAMPLE_RECORDS = 6
 """Of a neighbour's records that are looked at before all of them are asked for. Of two markets that meet, the chance

@@ -70,12 +70,16 @@ class Pool:
 
     def put(self, peer: PeerId, standing: Standing, issued_at: int, teller: str = "") -> None:
         """Add a provider, or note its new standing and the age of its record (Unix seconds), and who told of it."""
-        self.drop(peer)
         group = _Group(standing, teller if standing is Standing.NEWCOMER else "")
+        held = self._members.get(peer)
+        if held is None or held[0] != group:
+            self.drop(peer)
+            self._counts[standing] += 1
+            self._queues.setdefault(group, _Queue()).count += 1
+        elif held[1] == issued_at:
+            return
         self._members[peer] = (group, issued_at)
-        self._counts[standing] += 1
-        queue = self._queues.setdefault(group, _Queue())
-        queue.count += 1
+        queue = self._queues[group]
         heappush(queue.heap, (issued_at, peer))
         if len(queue.heap) > 2 * queue.count + 16:  # mostly of those who are gone or renewed
             queue.heap = [entry for entry in set(queue.heap) if self._members.get(entry[1]) == (group, entry[0])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from dht.limits import (
@@ -156,6 +156,11 @@ class CapacityRecord:
     def expires_at(self) -> int:
         """Unix seconds from which on the record no longer stands."""
         return self.issued_at + self.ttl_s
+
+    @cached_property
+    def sold(self) -> tuple[tuple[str, str], ...]:
+        """(task, model) of each offer, once."""
+        return tuple(dict.fromkeys((offer.task, offer.model) for offer in self.offers))
 
     def withdrawal(self) -> CapacityRecord:
         """The record that takes this one back (``seq`` and ``issued_at`` are still to be set)."""

@@ -111,6 +111,12 @@ class EventLog:
         return self._hash.hexdigest()
 
 
+def freeze_again() -> None:
+    """Inside :func:`frozen_heap`: a population has come up since, and stays."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def frozen_heap(threshold: int = 100_000) -> Iterator[None]:
     """Leave what exists now to itself: the collector looks only at what is made inside the block, and less often.

@@ -27,8 +27,8 @@ _PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
 
 
 _CACHED = 16_384
-"""Keys remembered each way, 4 MB when full: decoding base58 takes 20 us and encoding 25, and who meets 10,000 peers, as simulations do, decodes
-two of three again and again when 4,096 fit (14 us a call, and 0.2 us when all do)."""
+"""Keys remembered each way, 4 MB when full: decoding base58 takes 20 us and encoding 25, and who meets 10,000 peers, as
+simulations do, decodes two of three again and again when 4,096 fit (14 us a call, and 0.2 us when all do)."""
 
 
 @lru_cache(maxsize=_CACHED)

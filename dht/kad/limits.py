@@ -253,3 +253,7 @@ MAX_BUDGETS = 1024
 
 MAX_OFFENCES, OFFENCES_PER_S = 10, 0.1
 """Malformed messages of one peer: ten, then one every ten seconds; more, and the host drops it."""
+
+HOLDERS_S, MAX_HOLDERS = 10.0, 64
+"""How long, and for how many keys, those found nearest to a key are remembered, for a provider record that follows: who
+asks for the providers of a key to list himself among them looks it up once and not twice."""

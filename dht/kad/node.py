@@ -17,7 +17,7 @@ from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact, contact_of
 from dht.kad.errors import KadError, StoreRefused
 from dht.kad.keys import peer_bytes
-from dht.kad.limits import MAX_SAVED_PEERS, START_S, STORE_WIDTH, K
+from dht.kad.limits import HOLDERS_S, MAX_HOLDERS, MAX_SAVED_PEERS, START_S, STORE_WIDTH, K
 from dht.kad.lookup import LookupRequest
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.neighbours import Neighbours
@@ -110,6 +110,7 @@ class Kademlia:
         self._on_lookup = on_lookup
         self._lookups = self._requests = self._failures = self._save_failures = 0
         self._saved: tuple[Contact, ...] = ()
+        self._holders: dict[bytes, tuple[float, list[Contact]]] = {}
         self._running = self._bootstrapping = False
         self._ready = trio.Event()
         self._stack = AsyncExitStack()
@@ -236,12 +237,18 @@ class Kademlia:
 
     async def provide(self, key: bytes) -> int:
         """Tell the peers nearest to ``key``, a multihash, that this node provides it, and renew that; how many were
-        told. Raises :class:`KadError` when ``key`` is none, or this node has no address to be reached by."""
+        told. Who has just asked for the providers of ``key`` has found those peers and looks for them no more.
+
+        Raises :class:`KadError` when ``key`` is none, or this node has no address to be reached by."""
         if not is_multihash(key):
             raise KadError("a provided key is a multihash, such as 0x12 0x20 and a SHA-256 digest")
         publication = Publication(key, None)
         message = self._accept(publication)
         self._publications.add(publication, trio.current_time() + self._config.provider_republish_s)
+        looked_at, holders = self._holders.pop(key, (float("-inf"), []))
+        if trio.current_time() < looked_at + HOLDERS_S:
+            async with self._queries.session() as session:
+                return await self._queries.store(holders, message, session)
         return await self._send(message)
 
     async def find_providers(self, key: bytes, limit: int = K) -> list[FoundProvider]:
@@ -249,7 +256,12 @@ class Kademlia:
         own = self._host.peer_id
         known = self._providers.get(key, self._clock(), limit, self._rng)
         others = [peer for peer in known if peer.peer_id != own]
-        found = await self._queries.get_providers(key, others, limit)
+        found, holders = await self._queries.get_providers(key, others, limit)
+        self._holders.pop(key, None)
+        if holders:
+            self._holders[key] = (trio.current_time(), holders)
+            if len(self._holders) > MAX_HOLDERS:
+                del self._holders[next(iter(self._holders))]
         return [FoundProvider(peer.peer_id, peer.texts()) for peer in found if peer.peer_id != own]
 
     # --- peers --------------------------------------------------------------------------------------------------------

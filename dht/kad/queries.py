@@ -183,8 +183,11 @@ class Queries:
         self._tell(MessageType.GET_VALUE, lookup, started, hops, found=values.best is not None)
         return values.best, values.stale()
 
-    async def get_providers(self, key: bytes, known: Iterable[Contact], limit: int) -> list[Contact]:
-        """Up to ``limit`` providers of ``key``, beginning with those ``known`` here."""
+    async def get_providers(
+        self, key: bytes, known: Iterable[Contact], limit: int
+    ) -> tuple[list[Contact], list[Contact]]:
+        """Up to ``limit`` providers of ``key``, beginning with those ``known`` here; and whom a provider record under
+        it is to be stored at, if the look-up went on to its end."""
         started = trio.current_time()
         hops = 0
         results: list[ProviderQuorum] = []
@@ -203,10 +206,10 @@ class Queries:
             return take
 
         async with self.session() as session:
-            lookup, _ = await self.run(key, MessageType.GET_PROVIDERS, session, prepare)
+            lookup, last = await self.run(key, MessageType.GET_PROVIDERS, session, prepare)
         found = results[0].result()
         self._tell(MessageType.GET_PROVIDERS, lookup, started, hops, found=bool(found))
-        return found
+        return found, lookup.holders() if last is None and lookup.idle else []
 
     async def find_holders(self, key: bytes, session: Session) -> list[Contact]:
         """Whom a record or provider record under ``key`` is to be stored at.

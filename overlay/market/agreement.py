@@ -80,6 +80,10 @@ class AgreementBody(Record):
 
     def encode(self) -> bytes:
         """The bytes that are hashed and signed."""
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
         return encode({"version": _VERSION, **self.to_map()})
 
     @classmethod

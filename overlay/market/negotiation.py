@@ -189,13 +189,14 @@ class ClientNegotiation:
         if self.state in (State.AGREED, State.FAILED):
             return
         try:
-            message = self._answer(unseal(data), now_ms)
+            sealed = unseal(data)
+            message = self._answer(sealed, now_ms)
             if isinstance(message, Decline):
                 self.fail(message.reason, message.explanation)
             elif self.state is State.AWARDED:
                 self._take_ack(_expect(Ack, message))
             elif self.state in (State.ASKED, State.COUNTERED):
-                self._take_quote(_expect(Quote, message), unseal(data).digest, now_ms)
+                self._take_quote(_expect(Quote, message), sealed.digest, now_ms)
             else:
                 raise WireError("a message that nobody asked for")
         except (WireError, ValueError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Self
 
@@ -135,7 +135,11 @@ class ChannelTerms:
 
     def address(self, code: Any = None) -> str:
         """The channel's raw address: the hash of its ``StateInit``."""
-        return f"0:{self.state_init(code).serialize().hash.hex()}"
+        return self._address if code is None else f"0:{self.state_init(code).serialize().hash.hex()}"
+
+    @cached_property
+    def _address(self) -> str:
+        return f"0:{self.state_init().serialize().hash.hex()}"
 
     def to_wire(self) -> list[Any]:
         """The terms as a plain value, for messages that carry them."""

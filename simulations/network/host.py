@@ -29,6 +29,7 @@ from transport.host.interface import (
     StreamHandler,
 )
 from transport.host.limits import (
+    BOOTSTRAP_RECHECK_S,
     DROPPED_PEER_S,
     EVENT_QUEUE,
     MAX_CONNECTIONS,
@@ -78,6 +79,8 @@ class VirtualHost:
         self._handlers: dict[str, StreamHandler] = {}
         self._followers: dict[NewsQueue[HostEvent], None] = {}
         self._dialling: dict[PeerId, trio.Event] = {}
+        self._awaited: dict[PeerId, trio.Event] = {}
+        """Set when a connection ends that somebody wants to keep."""
         self._known: dict[PeerId, tuple[str, ...]] = {}
         self._refused_until: dict[PeerId, float] = {}
         self._opening: dict[VirtualStream, float] = {}
@@ -207,6 +210,8 @@ class VirtualHost:
                 self.gossip.greet(second)
             else:
                 del self._links[peer]
+                if (awaited := self._awaited.pop(peer, None)) is not None:
+                    awaited.set()
                 self._tell(HostEvent(EventKind.DISCONNECTED, peer, link.addr))
 
     def _learn(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
@@ -358,6 +363,12 @@ class VirtualHost:
     def connected(self, peer: PeerId) -> bool:
         """Whether a connection to ``peer`` stands."""
         return peer in self._links
+
+    async def lost(self, peer: PeerId) -> None:
+        """Wait until ``peer`` is not connected any more, and then for as long as the real host takes to notice."""
+        if self.connected(peer):
+            await self._awaited.setdefault(peer, trio.Event()).wait()
+        await trio.sleep(BOOTSTRAP_RECHECK_S / 2)
 
     async def drop(self, peer: PeerId, reason: str) -> None:
         """Disconnect a peer that broke a protocol and refuse it for a while."""

@@ -159,6 +159,10 @@ class MeanFieldGossip(VirtualGossip):
             ether.followers -= 1
             ether.hungry.pop(self, None)
 
+    def newest(self, topic: str) -> list[Publication]:
+        """What we published last, as far as anybody may still hear of it."""
+        return list(self._ether.topic(topic).origins.get(self._host.peer_id, ()))
+
     def mesh(self, topic: str) -> list[Link]:
         """There is none."""
         return []
@@ -199,7 +203,9 @@ class MeanFieldGossip(VirtualGossip):
                 for publication in reversed(publications):
                     if publication.number <= followed.cursor:
                         break
-                    if publication.number in followed.ahead or not self._reaches(publication):
+                    if not self._reaches(publication):
+                        continue
+                    if publication.number in followed.ahead:
                         break
                     if now >= publication.at_s + MEAN_FIELD_LATEST_S or now >= self.arrival_s(publication):
                         arrived.append(publication)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import msgspec
 import trio
 
 from simulations.commit import commit
-from simulations.determinism import EventLog, frozen_heap, run_seeded
+from simulations.determinism import EventLog, freeze_again, frozen_heap, run_seeded
 from simulations.results import RunResult, Sample, Violation
 from simulations.scenarios.model import Scenario
 from simulations.world import attackers
@@ -20,6 +21,9 @@ from simulations.world.invariants import Broken, Invariants
 from simulations.world.measures import marks
 from simulations.world.sampling import Sampler, providers, traffic
 from simulations.world.world import World
+
+SETTLE_S = 60.0
+"""After the last node has joined, the population is taken out of the garbage collector's sight."""
 
 
 class Tape(EventLog):
@@ -110,11 +114,16 @@ async def _live(
             world.on_order = ended
             world.chain.on_block = partial(guarded, invariants.after_block)
             world.start()
+            groups = [*scenario.providers, *scenario.clients]
+            settled_s = max((group.joins_s[1] for group in groups), default=0.0) + SETTLE_S
             with frozen_heap():
                 try:
                     while trio.current_time() < end_s:
                         await trio.sleep_until(min(end_s, trio.current_time() + scenario.sample_s))
                         sampled(sampler.take())
+                        if trio.current_time() >= settled_s:
+                            settled_s = math.inf
+                            freeze_again()
                         guarded(invariants.now)
                 except KeyboardInterrupt:
                     stopped = "interrupted"

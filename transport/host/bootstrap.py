@@ -24,8 +24,10 @@ async def keep_connected(
     connected: Callable[[], bool],
     tell: Callable[[str], None],
     rng: random.Random,
+    lost: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
-    """Call ``connect`` whenever not ``connected``, for ever; ``tell`` gets one line for each failure."""
+    """Call ``connect`` whenever not ``connected``, for ever; ``tell`` gets one line for each failure. With ``lost``,
+    which waits for the end of the connection, nobody looks every few seconds whether it stands."""
     while True:
         delays = retry_delays(rng)
         while not connected():
@@ -35,4 +37,7 @@ async def keep_connected(
                 delay = next(delays)
                 tell(f"{error}; next attempt in {delay:.0f} s")
                 await trio.sleep(delay)
-        await trio.sleep(BOOTSTRAP_RECHECK_S)
+        if lost is not None:
+            await lost()
+        else:
+            await trio.sleep(BOOTSTRAP_RECHECK_S)
