@@ -25,7 +25,16 @@ from dht import Directory
 from overlay.chain import Chain
 from overlay.channels import Payee, PayerDesk
 from overlay.config import Config
-from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
+from overlay.errors import (
+    Busy,
+    ChainError,
+    CocoonError,
+    ConfigError,
+    InvalidRequest,
+    ProviderGone,
+    Unfunded,
+    UnknownModel,
+)
 from overlay.events import EventLog, Observer
 from overlay.gateway import ModelInfo, serve_gateway
 from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, Overcharged
@@ -210,6 +219,12 @@ class ClientNode:
                     self.deals.failed(request, deal)
                 elif isinstance(error, UnknownModel):
                     raise
+                problem = error
+            except (ChainError, Unfunded) as error:
+                # No channel can be opened or filled now; there may be others that can pay.
+                if deal is not None or not self.deals.can_do_without_chain():
+                    raise
+                self.deals.drop(request)
                 problem = error
             except TaskError as error:
                 raise InvalidRequest(str(error), param=error.param) from error

@@ -127,6 +127,10 @@ class Deals:
         if self._deals.get((request.task, request.model)) is deal:
             del self._deals[request.task, request.model]
 
+    def drop(self, request: Request) -> None:
+        """Whatever stands for jobs like ``request`` stands no more: its channel cannot be filled."""
+        self._deals.pop((request.task, request.model), None)
+
     async def quotes(self, task: Task, model: str, request: Request) -> list[tuple[QuotedOffer, str]]:
         """Binding quotes for a job like ``request``, best first, none of them accepted; each with its model."""
         rows = self._of_one_model(await self._rows(task, model), request)
@@ -151,7 +155,7 @@ class Deals:
 
     async def _make(self, key: tuple[Task, str], request: Request) -> Deal:
         task, model = key
-        rows = self._of_one_model(await self._rows(task, model), request)
+        rows = self._of_one_model(self._payable(await self._rows(task, model), request), request)
         want = self._want(request, rows[0][2].model)
         try:
             candidates = self._shortlist(rows, want)
@@ -202,6 +206,22 @@ class Deals:
         if not rows:
             raise self._nobody(task, model)
         return [row for row in rows if row[0] not in self._failed] or rows
+
+    def _payable(self, rows: list[_Row], request: Request) -> list[_Row]:
+        """While no channel can be opened, whoever can be paid from one that is; everybody when there is none such."""
+        if not self.links.chain_is_away:
+            return rows
+        usage = estimate_usage(request)
+        paid = [row for row in rows if self.links.without_chain(row[0], _asked(row, usage))]
+        return paid or rows
+
+    def can_do_without_chain(self) -> bool:
+        """Whether the chain failed a moment ago and there is somebody who can be paid all the same."""
+        return self.links.chain_is_away and any(
+            self.links.without_chain(peer, 1)
+            for task, model in self.directory.models()
+            for peer, _, _ in self.directory.providers(task, model)
+        )
 
     def _nobody(self, task: Task, model: str) -> Exception:
         others = sorted({name for kind, name in self.directory.models() if kind == task})
@@ -260,6 +280,10 @@ _CAP_KEYS = {
     Unit.REASONING: "max_completion", Unit.AUDIO_MS: "max_audio_ms", Unit.EMBEDDING: "max_embedding",
 }  # fmt: skip
 """The key of `[market]` that caps the price of each unit."""
+
+
+def _asked(row: _Row, usage: Usage) -> int:
+    return Prices.from_wire(dict(row[2].prices)).cost_nanoton(usage)
 
 
 def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:
