@@ -39,7 +39,8 @@ def outcomes(result: RunResult, from_s: float, to_s: float) -> list[str]:
 @pytest.mark.parametrize("kind", sorted(FAULTS))
 def test_a_town_gets_over_each_fault_and_no_invariant_breaks(town: Any, kind: str) -> None:
     fault = Fault(kind, 25.0, 15.0, "" if kind == "churn" else "sellers", 0.5, OPTIONS.get(kind, {}))
-    result = run(town(fault, duration_s=75.0), 2)
+    # Who has to open a channel with somebody new waits for three blocks.
+    result = run(town(fault, duration_s=95.0 if kind == "churn" else 75.0), 2)
     assert result.complete, result.violations
     assert result.happenings[0].at_s >= 25.0
     after = outcomes(result, 55.0, 65.0)
