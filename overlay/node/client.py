@@ -393,9 +393,11 @@ async def open_client(
             chain, ledger, host, subnet.id, log, clock, rng.randrange, config.ton.deposit_nanoton,
             config.ton.channel_lifetime_s, config.ton.challenge_period_s,
         )  # fmt: skip
-        await desk.recover()
+        recovered = await desk.recovered()
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        if not recovered:
+            nursery.start_soon(desk.keep_recovering)
         endpoint = TunnelEndpoint.of(
             identity, subnet=subnet.id, psk=subnet.tunnel_psk, random_bytes=machine.random_bytes
         )

@@ -96,6 +96,16 @@ def test_while_the_chain_is_away_clients_go_on_with_the_channels_that_they_have(
     assert "failed" not in during
 
 
+def test_a_client_that_starts_while_the_chain_is_away_works_with_the_channels_in_its_books(town: Any) -> None:
+    outage, crash = Fault("chain-outage", 35.0, 60.0), Fault("crash", 45.0, 0.0, "buyers")
+    result = run(town(outage, crash, duration_s=85.0), 2)
+    assert result.complete, result.violations
+    assert result.warnings["chain"] >= 3
+    after = outcomes(result, 60.0, 75.0)
+    assert len(after) >= 3
+    assert after.count("done") == len(after)
+
+
 @pytest.mark.trio
 async def test_a_kill_loses_what_was_not_committed_and_nothing_else() -> None:
     dead = False
