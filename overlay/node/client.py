@@ -220,14 +220,14 @@ class ClientNode:
                 elif isinstance(error, UnknownModel):
                     raise
                 problem = error
+            except TaskError as error:
+                raise InvalidRequest(str(error), param=error.param) from error
             except (ChainError, Unfunded) as error:
                 # No channel can be opened or filled now; there may be others that can pay.
                 if deal is not None or not self.deals.can_do_without_chain():
                     raise
                 self.deals.drop(request)
                 problem = error
-            except TaskError as error:
-                raise InvalidRequest(str(error), param=error.param) from error
             except LedgerError as error:
                 raise CocoonError(f"the ledger: {error}") from error
             self.log.warning("retry", f"attempt {attempt} failed: {problem}", attempt=attempt)

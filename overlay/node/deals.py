@@ -211,8 +211,10 @@ class Deals:
         """While no channel can be opened, whoever can be paid from one that is; everybody when there is none such."""
         if not self.links.chain_is_away:
             return rows
-        usage = estimate_usage(request)
-        paid = [row for row in rows if self.links.without_chain(row[0], _asked(row, usage))]
+        usage, paid = estimate_usage(request), []
+        for row in rows:
+            if self.links.without_chain(row[0], Prices.from_wire(dict(row[2].prices)).cost_nanoton(usage)):
+                paid.append(row)
         return paid or rows
 
     def can_do_without_chain(self) -> bool:
@@ -280,10 +282,6 @@ _CAP_KEYS = {
     Unit.REASONING: "max_completion", Unit.AUDIO_MS: "max_audio_ms", Unit.EMBEDDING: "max_embedding",
 }  # fmt: skip
 """The key of `[market]` that caps the price of each unit."""
-
-
-def _asked(row: _Row, usage: Usage) -> int:
-    return Prices.from_wire(dict(row[2].prices)).cost_nanoton(usage)
 
 
 def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:
