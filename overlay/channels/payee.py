@@ -42,7 +42,7 @@ from overlay.channels.messages import (
 from overlay.channels.outcome import Settlement
 from overlay.channels.settling import ClaimPolicy
 from overlay.events import EventLog, ton
-from overlay.settlement import ChannelTerms, CloseAgreement, SettlementError
+from overlay.settlement import ChainUnavailable, ChannelTerms, CloseAgreement, SettlementError
 from overlay.settlement.chain import ChannelState, TxResult
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, LedgerError, Role, Store
 from overlay.settlement.limits import MAX_AMOUNT_NANOTON
@@ -116,7 +116,13 @@ class PayeeDesk:
             return Refused("this channel belongs to another client")
         if known is not None and known.status is not ChannelStatus.OPEN:
             return Refused(f"this channel is {known.status}; open another")
-        state = await self.chain.client.channel_state(terms)
+        try:
+            state = await self.chain.client.channel_state(terms)
+        except ChainUnavailable:
+            if known is None:
+                raise
+            # It is served already, and the guard looks after it: an outage is no reason to stop.
+            return Known(known.deposit_nanoton, known.paid_nanoton)
         if state.status != "open":
             return Refused(f"the channel is {state.status} on chain")
         if state.deposit_nanoton < self.min_deposit_nanoton:

@@ -17,6 +17,7 @@ from overlay.channels.leaving import Leaving, on_chain
 from overlay.channels.limits import (
     CLOSE_VALID_S,
     EXPIRY_MARGIN_S,
+    GUARD_INTERVAL_S,
     MAX_DEPOSIT_NANOTON,
     MAX_MESSAGE_BYTES,
     OPENING_GRACE_S,
@@ -36,9 +37,9 @@ from overlay.channels.messages import (
 from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, CocoonError, ProviderGone, Unfunded
 from overlay.events import EventLog, ton
-from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds
+from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds, SettlementError
 from overlay.settlement.chain import cooperative_close, open_channel, top_up
-from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, Role, Store
+from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, LedgerError, Role, Store
 from overlay.settlement.limits import MAX_NONCE
 from transport.host.interface import Host, HostError
 from transport.identity import PeerId
@@ -78,16 +79,19 @@ class PayerDesk:
 
     # ---- having one ----
 
-    async def recover(self) -> None:
-        """Compare the ledger's live channels with the chain: once, at start."""
+    async def recover(self) -> bool:
+        """Compare the ledger's live channels with the chain, at start. False when one of them may yet appear there: the
+        message that opens it was on its way when the node ended."""
         now = int(self.clock())
+        whole = True
         for record, terms in await self.live():
             opening = record.status is ChannelStatus.OPENING
             state = await self.chain.client.channel_state(terms, was_open=not opening)
             channel = record.channel
             if state.status in ("closed", "absent"):
                 if opening and now - record.opened_at < OPENING_GRACE_S:
-                    continue  # the wallet's message may still be on its way: look again at the next start
+                    whole = False
+                    continue
                 await self.leaving.found_closed(record)
                 self.log.warning("channel", f"channel …{channel[-8:]} is not on this chain any more", channel=channel)
             elif opening or state.deposit_nanoton != record.deposit_nanoton:
@@ -96,6 +100,24 @@ class PayerDesk:
                 await self.leaving.status(channel, ChannelStatus.CLOSING)
             elif state.status == "open" and record.status is ChannelStatus.CLOSING:
                 await self.leaving.status(channel, ChannelStatus.OPEN)
+        return whole
+
+    async def keep_recovering(self) -> None:
+        """:meth:`recover` until nothing is left to look up, for a node that started while the chain was away or while
+        money was on its way into a channel."""
+        while True:
+            await trio.sleep(GUARD_INTERVAL_S)
+            if await self.recovered():
+                return
+
+    async def recovered(self) -> bool:
+        """:meth:`recover`; False, and a word to the user, also when it could not be done now. Channels are used as the
+        ledger has them meanwhile: what it promises of them was true, and a provider that knows better says so."""
+        try:
+            return await self.recover()
+        except (SettlementError, LedgerError) as error:
+            self.log.warning("chain", f"cannot compare the channels with the chain: {error}; trying again")
+            return False
 
     async def ensure(
         self, payee: Payee, *, spendable_nanoton: int, min_deposit_nanoton: int, deposit_nanoton: int | None = None

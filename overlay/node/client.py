@@ -26,7 +26,16 @@ from dht import Directory
 from overlay.chain import Chain
 from overlay.channels import Payee, PayerDesk
 from overlay.config import Config
-from overlay.errors import Busy, CocoonError, ConfigError, InvalidRequest, ProviderGone, UnknownModel
+from overlay.errors import (
+    Busy,
+    ChainError,
+    CocoonError,
+    ConfigError,
+    InvalidRequest,
+    ProviderGone,
+    Unfunded,
+    UnknownModel,
+)
 from overlay.events import EventLog, Observer
 from overlay.gateway import ModelInfo, serve_gateway
 from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, ProtocolError
@@ -245,6 +254,12 @@ class ClientNode:
                 problem = error
             except TaskError as error:
                 raise InvalidRequest(str(error), param=error.param) from error
+            except (ChainError, Unfunded) as error:
+                # No channel can be opened or filled now; there may be others that can pay.
+                if deal is not None or not self.deals.can_do_without_chain():
+                    raise
+                self.deals.drop(request)
+                problem = error
             except LedgerError as error:
                 raise CocoonError(f"the ledger: {error}") from error
             self.log.warning("retry", f"attempt {attempt} failed: {problem}", attempt=attempt)
@@ -417,9 +432,11 @@ async def open_client(
             chain, ledger, host, subnet.id, log, clock, rng.randrange, config.ton.deposit_nanoton,
             config.ton.channel_lifetime_s, config.ton.challenge_period_s,
         )  # fmt: skip
-        await desk.recover()
+        recovered = await desk.recovered()
         nursery = await enter(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        if not recovered:
+            nursery.start_soon(desk.keep_recovering)
         endpoint = TunnelEndpoint.of(
             identity, subnet=subnet.id, psk=subnet.tunnel_psk, random_bytes=machine.random_bytes
         )

@@ -185,6 +185,10 @@ class Deals:
         if self._deals.get((request.task, request.model)) is deal:
             del self._deals[request.task, request.model]
 
+    def drop(self, request: Request) -> None:
+        """Whatever stands for jobs like ``request`` stands no more: its channel cannot be filled."""
+        self._deals.pop((request.task, request.model), None)
+
     async def quotes(self, task: Task, model: str, request: Request) -> list[tuple[QuotedOffer, str]]:
         """Binding quotes for a job like ``request``, best first, none of them accepted; each with its model."""
         rows = self._of_one_model(await self._rows(task, model), request)
@@ -242,7 +246,7 @@ class Deals:
     async def _make(self, key: tuple[Task, str], request: Request, among: Collection[PeerId] | None = None) -> Deal:
         """Agree with the best, of those in ``among`` if it is given."""
         task, model = key
-        found = await self._rows(task, model)
+        found = self._payable(await self._rows(task, model), request)
         rows = self._of_one_model([row for row in found if among is None or row[0] in among] or found, request)
         before = self._deals.get(key)
         if before is not None and before.jobs:
@@ -299,6 +303,24 @@ class Deals:
         if not rows:
             raise self._nobody(task, model)
         return [row for row in rows if not reputation.is_out(row[0], now)] or rows
+
+    def _payable(self, rows: list[_Row], request: Request) -> list[_Row]:
+        """While no channel can be opened, whoever can be paid from one that is; everybody when there is none such."""
+        if not self.links.chain_is_away:
+            return rows
+        usage, paid = estimate_usage(request), []
+        for row in rows:
+            if self.links.without_chain(row[0], Prices.from_wire(dict(row[2].prices)).cost_nanoton(usage)):
+                paid.append(row)
+        return paid or rows
+
+    def can_do_without_chain(self) -> bool:
+        """Whether the chain failed a moment ago and there is somebody who can be paid all the same."""
+        return self.links.chain_is_away and any(
+            self.links.without_chain(peer, 1)
+            for task, model in self.directory.models()
+            for peer, _, _ in self.directory.providers(task, model)
+        )
 
     def _nobody(self, task: Task, model: str) -> Exception:
         others = sorted({name for kind, name in self.directory.models() if kind == task})

@@ -14,7 +14,7 @@ import trio
 from dht import CapacityRecord, Directory
 from overlay.chain import Chain
 from overlay.channels import Payee, PayerDesk
-from overlay.errors import ProviderGone
+from overlay.errors import ChainError, ProviderGone, Unfunded
 from overlay.events import EventLog
 from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, load_payer_channel, open_job_client
 from overlay.market import AgreementBody
@@ -24,6 +24,9 @@ from overlay.settlement.ledger import ChannelAccount, ChannelRecord, ChannelStat
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelStats
+
+CHAIN_AWAY_S = 30.0
+"""After an operation on the chain failed, business goes this long to providers that need none."""
 
 SETTLE_UP_S = 10.0
 """How long leaving waits for the last voucher to be acknowledged."""
@@ -67,6 +70,7 @@ class Links:
     _links: dict[PeerId, Link] = field(default_factory=dict)
     _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
     _machines: dict[str, PayerChannel] = field(default_factory=dict)
+    _chain_away_until: float = 0.0
 
     async def get(self, body: AgreementBody, spendable_nanoton: int) -> Link:
         """The link to an agreement's provider, with a channel that can pay ``spendable_nanoton`` more.
@@ -93,6 +97,16 @@ class Links:
     async def paid(self) -> set[PeerId]:
         """The providers that an open channel of ours pays."""
         return {PeerId(record.peer) for record, _ in await self.desk.live() if record.status is ChannelStatus.OPEN}
+
+    def without_chain(self, peer: PeerId, spendable_nanoton: int) -> bool:
+        """Whether a job of at most ``spendable_nanoton`` can be paid to ``peer`` as things stand."""
+        link = self._links.get(peer)
+        return link is not None and link.works and link.channel.payer.account.left_nanoton >= spendable_nanoton
+
+    @property
+    def chain_is_away(self) -> bool:
+        """Whether no channel could be opened or filled a moment ago: the chain, or the money in the wallet, failed."""
+        return trio.current_time() < self._chain_away_until
 
     def of(self, channel: str) -> Link | None:
         """The working link that uses a channel."""
@@ -127,7 +141,12 @@ class Links:
 
     async def _channel(self, body: AgreementBody, record: CapacityRecord, spendable: int) -> ChannelRecord:
         payee = Payee(body.provider, body.payee_address, body.payee_key, record.host_addrs)
-        return await self.desk.ensure(payee, spendable_nanoton=spendable, min_deposit_nanoton=body.min_deposit_nanoton)
+        least = body.min_deposit_nanoton
+        try:
+            return await self.desk.ensure(payee, spendable_nanoton=spendable, min_deposit_nanoton=least)
+        except (ChainError, Unfunded):
+            self._chain_away_until = trio.current_time() + CHAIN_AWAY_S
+            raise
 
     async def _run(
         self,

@@ -61,6 +61,11 @@ class Invariants:
         left = state.deposit_nanoton - state.paid_nanoton
         if not 0 <= left <= balance:
             raise Broken(MONEY, f"channel …{address[-8:]} owes {left} nanoTON and holds {balance}")
+        payer = self._world.by_wallet(state.terms.payer)
+        if payer is not None and payer.behaviour == "honest":
+            theirs = payer.machine.books
+            if theirs is None or theirs.channel(address) is None:
+                raise Broken(MONEY, f"{payer.machine.name} knows nothing of its channel …{address[-8:]}")
         payee = self._world.by_wallet(state.terms.payee)
         books = None if payee is None else payee.machine.books
         if not state.paid_nanoton or books is None or books.channel(address) is None:

@@ -174,9 +174,12 @@ class ProviderPeer(Peer[ProviderNode]):
 
     async def leave(self) -> None:
         """As after SIGTERM: withdraw, drain, stop."""
-        if self.node is not None:
-            await self.node.drain(self.config.node.drain_timeout_s)
-        await self.stop()
+        node = self.node
+        if node is not None:
+            with dying_quietly(self.machine):
+                await node.drain(self.config.node.drain_timeout_s)
+        if self.node is node:  # else it was killed while it drained, and another may run by now
+            await self.stop()
 
 
 @dataclass(eq=False, kw_only=True)

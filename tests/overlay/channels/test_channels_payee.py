@@ -25,7 +25,7 @@ from overlay.channels.messages import (
     encode_message,
 )
 from overlay.errors import ConfigError
-from overlay.settlement import ChannelTerms, CloseAgreement
+from overlay.settlement import ChainUnavailable, ChannelTerms, CloseAgreement
 from overlay.settlement.chain import cooperative_close, open_channel, start_refund
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, Role
 from transport.wire import WireError
@@ -63,6 +63,18 @@ async def test_a_channel_is_served_once_it_is_seen_on_chain(two):
     assert (record.role, record.peer, record.status) == (Role.PAYEE, two.client.peer_id, ChannelStatus.OPEN)
     assert record.deposit_nanoton == TON // 2
     assert await admit(two, terms) == Known(TON // 2, 0), "saying it again changes nothing"
+
+
+async def test_a_channel_that_is_served_is_served_on_while_no_liteserver_answers(two, monkeypatch):
+    async def silence(*_arguments, **_options):
+        raise ChainUnavailable("no liteserver answers")
+
+    terms = await opened(two)
+    known = await admit(two, terms)
+    monkeypatch.setattr(two.payee.chain.client, "channel_state", silence)
+    assert await admit(two, terms) == known == Known(TON // 2, 0)
+    with pytest.raises(ChainUnavailable):
+        await admit(two, terms_of(two))
 
 
 async def test_terms_that_do_not_suit_are_refused_before_the_chain_is_asked(two, net):

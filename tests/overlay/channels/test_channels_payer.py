@@ -6,7 +6,7 @@ import pytest
 
 from overlay.channels.limits import EXPIRY_MARGIN_S, MAX_DEPOSIT_NANOTON, OPENING_GRACE_S
 from overlay.errors import ChainError, ProviderGone, Unfunded
-from overlay.settlement import Wallet
+from overlay.settlement import ChainUnavailable, Wallet
 from overlay.settlement.chain import WalletAccount, open_channel
 from overlay.settlement.ledger import ChannelStatus
 
@@ -99,10 +99,10 @@ async def test_a_crash_before_the_money_moved_leaves_nothing_behind(two, monkeyp
     (record,) = await records(two)
     assert record.status is ChannelStatus.OPENING
     again = two.new_payer()
-    await again.recover()
+    assert not await again.recovered(), "there is more to come"
     assert await two.status(two.payer, record.channel) == "opening", "the wallet's message may still be on its way"
     again.clock = lambda: two.payer.clock() + OPENING_GRACE_S
-    await again.recover()
+    assert await again.recovered()
     assert await two.status(two.payer, record.channel) == "closed"
 
 
@@ -121,6 +121,20 @@ async def test_a_crash_after_the_money_moved_finds_the_channel_again(two, monkey
     assert len(await records(two)) == 1, "no second one is opened"
     assert record.deposit_nanoton == TON // 2
     assert await two.status(two.payee, record.channel) == "open"
+
+
+async def test_a_node_that_starts_while_the_chain_is_away_says_so_and_looks_again(two, monkeypatch):
+    async def silence(*_arguments, **_options):
+        raise ChainUnavailable("no liteserver answers")
+
+    record = await two.open()
+    again = two.new_payer()
+    with monkeypatch.context() as patched:
+        patched.setattr(again.chain.client, "channel_state", silence)
+        assert not await again.recovered()
+    assert "trying again" in two.told[-1].text
+    assert await two.status(two.payer, record.channel) == "open"
+    assert await again.recovered()
 
 
 async def test_a_crash_after_a_top_up_finds_the_deposit_on_chain(two, monkeypatch):
