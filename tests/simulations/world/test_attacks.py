@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
@@ -37,9 +38,8 @@ class Seen:
     result: RunResult
     by_kind: dict[str, Attacker]
 
-    def done_share(self, group: str = "people") -> float:
-        ended = [job for job in self.result.jobs if job.group == group and job.outcome != "running"]
-        return sum(job.outcome == "done" for job in ended) / len(ended)
+    def outcomes(self, group: str) -> Counter[str]:
+        return Counter(job.outcome for job in self.result.jobs if job.group == group)
 
 
 def seen(scenario: Scenario, seed: int = 1) -> Seen:
@@ -66,7 +66,9 @@ def test_who_never_pays_gets_one_credit_window_of_each_channel_and_the_others_ar
     doubles = found.by_kind["double-spending"]
     assert doubles.harm["channels_shown_to_others"] > 0
     assert doubles.harm["channels_taken_by_others"] == 0
-    assert found.done_share() == 1.0
+    people = found.outcomes("people")
+    assert people["done"] > 0
+    assert people["failed"] == 0
 
 
 def test_an_eclipsed_newcomer_sees_the_party_alone_and_one_with_an_honest_peer_everybody() -> None:
