@@ -87,8 +87,8 @@ class _Gathering:
         atlas = self.world.network.atlas
         if self.crowd.attack.options.get("spread", False):
             return atlas.place()
-        network = number % NETWORKS
-        return atlas.place(ip4=f"45.{network // 4}.{network}.{1 + number // NETWORKS}", hosted=True)
+        party, network = crowds(self.world).index(self.crowd), number % NETWORKS
+        return atlas.place(ip4=f"{45 + party}.{network // 4}.{network}.{1 + number // NETWORKS}", hosted=True)
 
     async def host(self, stack: AsyncExitStack, identity: Identity) -> VirtualHost:
         """Open one."""
