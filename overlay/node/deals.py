@@ -83,7 +83,7 @@ _Row = tuple[PeerId, CapacityRecord, Offer]
 
 
 class Waiting(Protocol):
-    """A running job: since when its reader has waited for what comes next, by trio's clock; infinity when it does not."""
+    """A running job: since when its reader has waited for what comes next, by trio's clock; infinity otherwise."""
 
     waits_since_s: float
 

@@ -39,6 +39,9 @@ NETWORKS = 16
 TTL_S = 120
 """Of invented records: as honest ones have."""
 
+LOOK_S = 10.0
+"""How often it is counted who believes old records."""
+
 
 @dataclass
 class Crowd:
@@ -50,8 +53,8 @@ class Crowd:
     victims: set[int] = field(default_factory=set)
     """Clients that it is about, by number."""
     sent: int = 0
-    believed: Callable[[], int] = lambda: 0
-    """How many of its inventions honest clients hold now."""
+    held: int = 0
+    """The most of its inventions, or of its old records, that honest clients held at one time, all together."""
 
     @property
     def ids(self) -> set[PeerId]:
@@ -250,18 +253,20 @@ async def replay(world: World, attack: AttackGroup) -> None:
             indices.append(_Stale())
             await _mix(gathering, stack, host, indices[-1])
         await _mingle(gathering, len(world.providers))
-        held = {peer: signed for index in indices for peer, signed in index.first.items()}
-        gathering.crowd.believed = lambda: _holding(world, {signed.envelope for signed in held.values()})
-        await trio.sleep_forever()
+        while True:
+            await trio.sleep(LOOK_S)
+            old = {signed.envelope for index in indices for signed in index.first.values()}
+            gathering.crowd.held = max(gathering.crowd.held, _holding(world, old))
 
 
 def _holding(world: World, envelopes: set[bytes]) -> int:
+    """How many records that were replaced long ago honest clients hold as if they stood."""
     now = world.network.unix_time()
     count = 0
     for client in world.clients:
         if client.node is not None:
-            records = client.node.directory.index.page("", 10_000, now=now)[0]
-            count += sum(record.envelope in envelopes for record in records)
+            records = client.node.directory.index.page("", MAX_RECORDS, now=now)[0]
+            count += sum(r.envelope in envelopes and r.record.issued_at < now - TTL_S / 2 for r in records)
     return count
 
 
@@ -278,10 +283,6 @@ async def index_flood(world: World, attack: AttackGroup) -> None:
         for other in gathering.rng.sample(honest, min(attack.count, len(honest))):
             with suppress(HostError):
                 await host.connect(other.addrs[0])
-        crowd.believed = lambda: sum(
-            identity.peer_id in client.node.directory.index._records
-            for client in world.clients if client.node is not None for identity in crowd.identities
-        )  # fmt: skip
         topic = f"/cocoon/{gathering.subnet}/capacity/1"
         for number in range(options.get("records", 1000)):
             identity = gathering.identity()
@@ -292,8 +293,15 @@ async def index_flood(world: World, attack: AttackGroup) -> None:
                 parcel = Parcel((10**7 + number, number), message)
                 link.send(GOSSIP, b"", 600, link.remote.host.gossip.hear, (link.remote, parcel))
             crowd.sent += 1
+            if number % 10 == 0:
+                crowd.held = max(crowd.held, _believing(world, crowd.ids))
             await trio.sleep(1 / options.get("per_s", 5.0))
         await trio.sleep_forever()
+
+
+def _believing(world: World, ids: set[PeerId]) -> int:
+    clients = [client.node.directory.index for client in world.clients if client.node is not None]
+    return sum(index.heard(peer) is not None for index in clients for peer in ids)
 
 
 def _invented(identity: Identity, subnet: str, sold: Sold, now: float, addrs: Sequence[str]) -> SignedRecord:

@@ -106,7 +106,8 @@ def zoo() -> Scenario:
 def test_every_kind_of_attacker_runs_is_accounted_for_and_replays_to_the_byte() -> None:
     found = seen(zoo())
     kinds = {*attackers.PROVIDERS, *attackers.CLIENTS, *attackers.ATTACKS} - {"honest", "hit-and-run"}
-    assert kinds <= set(found.by_kind)
+    assert kinds <= {kind.split(":")[0] for kind in found.by_kind}
+    assert "non-paying: hit-and-run" in found.by_kind
     assert run(zoo(), 1).digest == found.result.digest
 
 
@@ -124,5 +125,6 @@ def test_a_provider_that_lets_go_of_jobs_is_left_out_before_its_clients_have_los
     result = seen(world(providers=(bad,), duration_s=200.0), seed=2).result
     theirs = [job for job in result.jobs if job.provider == 3 and job.outcome != "done"]
     assert theirs
-    assert max(job.asked_at_s for job in theirs) < 100
-    assert len(theirs) <= len(result.jobs) / 2
+    # Two or three that had begun when the first was lost, and one at each later try.
+    assert all(sum(job.client == client for job in theirs) <= 4 for client in range(2))
+    assert len(theirs) <= len(result.jobs) / 3
