@@ -75,7 +75,7 @@ class _Gathering:
 
     def __init__(self, world: World, attack: AttackGroup) -> None:
         self.world = world
-        self.rng = world.rng(f"attack {attack.kind} at {attack.at_s}")
+        self.rng = world.rng(f"attack {len(crowds(world))}: {attack.kind}")
         self.subnet = _subnet()
         self.crowd = Crowd(attack)
         crowds(world).append(self.crowd)
@@ -207,7 +207,8 @@ async def eclipse(world: World, attack: AttackGroup) -> None:
         known = [host.addrs[0] for host in gathering.crowd.hosts]
         for client in world.clients:
             if client.group == options.get("victims", client.group):
-                honest = list(client.bootstrap)[: options.get("honest", 0)]
+                others = [addr for addr in client.bootstrap if PeerId(addr.rsplit("/", 1)[1]) not in shown]
+                honest = others[: options.get("honest", 0)]
                 client.bootstrap = [*gathering.rng.sample(known, min(3, len(known))), *honest]
                 gathering.crowd.victims.add(client.number)
         await _mingle(gathering)
