@@ -138,8 +138,9 @@ async def sybil_dht(world: World, attack: AttackGroup) -> None:
 
 
 async def _mingle(gathering: _Gathering, share: int = 4) -> None:
-    """Each connects to a few honest nodes, and so enters their tables."""
-    honest = gathering.honest()
+    """Each connects to a few providers, once half of them are up, and so enters their tables."""
+    while 2 * len(honest := gathering.honest()) < len(gathering.world.providers):  # noqa: ASYNC110
+        await trio.sleep(1.0)  # nothing tells of it
     for host in gathering.crowd.hosts:
         for other in gathering.rng.sample(honest, min(share, len(honest))):
             with suppress(HostError):
@@ -280,10 +281,7 @@ async def index_flood(world: World, attack: AttackGroup) -> None:
     crowd = gathering.crowd
     async with AsyncExitStack() as stack:
         host = await gathering.host(stack, gathering.identity())
-        honest = gathering.honest()
-        for other in gathering.rng.sample(honest, min(attack.count, len(honest))):
-            with suppress(HostError):
-                await host.connect(other.addrs[0])
+        await _mingle(gathering, attack.count)
         topic = f"/cocoon/{gathering.subnet}/capacity/1"
         for number in range(options.get("records", 1000)):
             identity = gathering.identity()
