@@ -87,6 +87,8 @@ class ClientRun:
     """After which the first events came, since it was sent."""
     waited_s: float = 0.0
     """Spent waiting for events, the first ones included: what its reader does between them does not count."""
+    waits_since_s: float = inf
+    """Since when its reader has waited for what comes next, by trio's clock."""
 
     @property
     def provider(self) -> PeerId:
@@ -120,10 +122,11 @@ class ClientRun:
         if self._first is not None:
             first, self._first = self._first, None
             return list(first)
-        since_s = trio.current_time()
+        self.waits_since_s = since_s = trio.current_time()
         try:
             return list(await self.run.__anext__())
         finally:
+            self.waits_since_s = inf
             self.waited_s += trio.current_time() - since_s
 
     def served(self) -> Served:
@@ -168,11 +171,13 @@ class RunningJob:
 
     async def __aenter__(self) -> ClientRun:
         self._run = await self._node._start(self._request)
+        self._node.deals.running(self._run.provider)[self._run.run.job_id] = self._run
         return self._run
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._node.deals.over(self._run.provider, self._run.run.job_id)
         await self._run.run.__aexit__(kind, error, trace)
         if error is None:
             self._node.tally.add(self._run)

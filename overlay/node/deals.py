@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import median_low
+from typing import Protocol
 
 import trio
 
@@ -79,12 +80,22 @@ RESHOP_S = 5.0
 MAX_DEALS = 256
 """Standing agreements kept: (task, model) pairs a client really uses."""
 
+SILENT_S = 20.0
+"""A provider that has told nothing of a job it began for so long gets no other job meanwhile. Slow machines tell of
+their work every few seconds."""
+
 BELIEVED_SHARE = 1 / 8
 """Of negotiations that believe what a provider says of its speed before it has served us. In the others it counts as no
 quicker than the middle one: so saying more brings a liar an eighth of the first jobs, and who really is quick is found
 within a few minutes of use."""
 
 _Row = tuple[PeerId, CapacityRecord, Offer]
+
+
+class Waiting(Protocol):
+    """A running job: since when its reader has waited for what comes next, by trio's clock; infinity otherwise."""
+
+    waits_since_s: float
 
 
 @dataclass
@@ -123,6 +134,7 @@ class Deals:
     _usual: dict[tuple[Task, str], int] = field(default_factory=dict)
     """Jobs that the last agreement of a kind served."""
     reputation: Reputation = field(default_factory=Reputation)
+    _running: dict[PeerId, dict[bytes, Waiting]] = field(default_factory=dict)
     _started_at: float = field(default_factory=trio.current_time)
 
     async def get(self, request: Request) -> Deal:
@@ -146,6 +158,21 @@ class Deals:
         deal.link = await self.links.get(deal.agreement.body, self._most(request, deal.agreement))
         deal.jobs += 1
         return deal
+
+    def running(self, peer: PeerId) -> dict[bytes, Waiting]:
+        """The jobs that a provider has begun for us, by id: enter what begins."""
+        return self._running.setdefault(peer, {})
+
+    def over(self, peer: PeerId, job_id: bytes) -> None:
+        """One of them has ended."""
+        jobs = self._running.get(peer, {})
+        jobs.pop(job_id, None)
+        if not jobs:
+            self._running.pop(peer, None)
+
+    def _is_silent(self, peer: PeerId) -> bool:
+        before_s = trio.current_time() - SILENT_S
+        return any(job.waits_since_s < before_s for job in self._running.get(peer, {}).values())
 
     def served(self, request: Request, deal: Deal, job: Served) -> None:
         """``deal``'s provider did a job."""
@@ -241,6 +268,9 @@ class Deals:
         deal = self._deals.get(key)
         if deal is None or trio.current_time() >= deal.ends_at or not deal.link.works:
             return None
+        if self._is_silent(deal.link.peer):
+            self.reputation.full(deal.link.peer, trio.current_time())
+            return None
         return deal
 
     async def _make(self, key: tuple[Task, str], request: Request, among: Collection[PeerId] | None = None) -> Deal:
@@ -302,7 +332,7 @@ class Deals:
         rows = [row for row in self.directory.providers(task, wanted, tier) if not reputation.is_disputed(row[0])]
         if not rows:
             raise self._nobody(task, model)
-        return [row for row in rows if not reputation.is_out(row[0], now)] or rows
+        return [r for r in rows if not (reputation.is_out(r[0], now) or self._is_silent(r[0]))] or rows
 
     def _payable(self, rows: list[_Row], request: Request) -> list[_Row]:
         """While no channel can be opened, whoever can be paid from one that is; everybody when there is none such."""

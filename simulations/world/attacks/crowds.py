@@ -39,6 +39,9 @@ NETWORKS = 16
 TTL_S = 120
 """Of invented records: as honest ones have."""
 
+LOOK_S = 10.0
+"""How often it is counted who believes old records."""
+
 
 @dataclass
 class Crowd:
@@ -50,8 +53,8 @@ class Crowd:
     victims: set[int] = field(default_factory=set)
     """Clients that it is about, by number."""
     sent: int = 0
-    believed: Callable[[], int] = lambda: 0
-    """How many of its inventions honest clients hold now."""
+    held: int = 0
+    """The most of its inventions, or of its old records, that honest clients held at one time, all together."""
 
     @property
     def ids(self) -> set[PeerId]:
@@ -72,7 +75,7 @@ class _Gathering:
 
     def __init__(self, world: World, attack: AttackGroup) -> None:
         self.world = world
-        self.rng = world.rng(f"attack {attack.kind} at {attack.at_s}")
+        self.rng = world.rng(f"attack {len(crowds(world))}: {attack.kind}")
         self.subnet = _subnet()
         self.crowd = Crowd(attack)
         crowds(world).append(self.crowd)
@@ -87,8 +90,8 @@ class _Gathering:
         atlas = self.world.network.atlas
         if self.crowd.attack.options.get("spread", False):
             return atlas.place()
-        network = number % NETWORKS
-        return atlas.place(ip4=f"45.{network // 4}.{network}.{1 + number // NETWORKS}", hosted=True)
+        party, network = crowds(self.world).index(self.crowd), number % NETWORKS
+        return atlas.place(ip4=f"{45 + party}.{network // 4}.{network}.{1 + number // NETWORKS}", hosted=True)
 
     async def host(self, stack: AsyncExitStack, identity: Identity) -> VirtualHost:
         """Open one."""
@@ -135,8 +138,9 @@ async def sybil_dht(world: World, attack: AttackGroup) -> None:
 
 
 async def _mingle(gathering: _Gathering, share: int = 4) -> None:
-    """Each connects to a few honest nodes, and so enters their tables."""
-    honest = gathering.honest()
+    """Each connects to a few providers, once half of them are up, and so enters their tables."""
+    while 2 * len(honest := gathering.honest()) < len(gathering.world.providers):  # noqa: ASYNC110
+        await trio.sleep(1.0)  # nothing tells of it
     for host in gathering.crowd.hosts:
         for other in gathering.rng.sample(honest, min(share, len(honest))):
             with suppress(HostError):
@@ -204,7 +208,8 @@ async def eclipse(world: World, attack: AttackGroup) -> None:
         known = [host.addrs[0] for host in gathering.crowd.hosts]
         for client in world.clients:
             if client.group == options.get("victims", client.group):
-                honest = list(client.bootstrap)[: options.get("honest", 0)]
+                others = [addr for addr in client.bootstrap if PeerId(addr.rsplit("/", 1)[1]) not in shown]
+                honest = others[: options.get("honest", 0)]
                 client.bootstrap = [*gathering.rng.sample(known, min(3, len(known))), *honest]
                 gathering.crowd.victims.add(client.number)
         await _mingle(gathering)
@@ -250,18 +255,20 @@ async def replay(world: World, attack: AttackGroup) -> None:
             indices.append(_Stale())
             await _mix(gathering, stack, host, indices[-1])
         await _mingle(gathering, len(world.providers))
-        held = {peer: signed for index in indices for peer, signed in index.first.items()}
-        gathering.crowd.believed = lambda: _holding(world, {signed.envelope for signed in held.values()})
-        await trio.sleep_forever()
+        while True:
+            await trio.sleep(LOOK_S)
+            old = {signed.envelope for index in indices for signed in index.first.values()}
+            gathering.crowd.held = max(gathering.crowd.held, _holding(world, old))
 
 
 def _holding(world: World, envelopes: set[bytes]) -> int:
+    """How many records that were replaced long ago honest clients hold as if they stood."""
     now = world.network.unix_time()
     count = 0
     for client in world.clients:
         if client.node is not None:
-            records = client.node.directory.index.page("", 10_000, now=now)[0]
-            count += sum(record.envelope in envelopes for record in records)
+            records = client.node.directory.index.page("", MAX_RECORDS, now=now)[0]
+            count += sum(r.envelope in envelopes and r.record.issued_at < now - TTL_S / 2 for r in records)
     return count
 
 
@@ -274,14 +281,7 @@ async def index_flood(world: World, attack: AttackGroup) -> None:
     crowd = gathering.crowd
     async with AsyncExitStack() as stack:
         host = await gathering.host(stack, gathering.identity())
-        honest = gathering.honest()
-        for other in gathering.rng.sample(honest, min(attack.count, len(honest))):
-            with suppress(HostError):
-                await host.connect(other.addrs[0])
-        crowd.believed = lambda: sum(
-            identity.peer_id in client.node.directory.index._records
-            for client in world.clients if client.node is not None for identity in crowd.identities
-        )  # fmt: skip
+        await _mingle(gathering, attack.count)
         topic = f"/cocoon/{gathering.subnet}/capacity/1"
         for number in range(options.get("records", 1000)):
             identity = gathering.identity()
@@ -292,8 +292,15 @@ async def index_flood(world: World, attack: AttackGroup) -> None:
                 parcel = Parcel((10**7 + number, number), message)
                 link.send(GOSSIP, b"", 600, link.remote.host.gossip.hear, (link.remote, parcel))
             crowd.sent += 1
+            if number % 10 == 0:
+                crowd.held = max(crowd.held, _believing(world, crowd.ids))
             await trio.sleep(1 / options.get("per_s", 5.0))
         await trio.sleep_forever()
+
+
+def _believing(world: World, ids: set[PeerId]) -> int:
+    clients = [client.node.directory.index for client in world.clients if client.node is not None]
+    return sum(index.heard(peer) is not None for index in clients for peer in ids)
 
 
 def _invented(identity: Identity, subnet: str, sold: Sold, now: float, addrs: Sequence[str]) -> SignedRecord:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,10 +24,12 @@ from simulations.world.attacks.crowds import Crowd, crowds
 
 if TYPE_CHECKING:
     from simulations.world.buying import Order
-    from simulations.world.nodes import ClientPeer, ProviderPeer
+    from simulations.world.nodes import ClientPeer, Peer, ProviderPeer
     from simulations.world.world import World
 
 NANOTON = 1_000_000_000
+
+P = TypeVar("P", bound="Peer[Any]")
 
 
 def honest(scenario: Scenario) -> Scenario:
@@ -43,17 +45,23 @@ def honest(scenario: Scenario) -> Scenario:
 
 def outcomes(world: World) -> tuple[Attacker, ...]:
     """What each kind of attacker gained and cost: providers, clients, then others, in the scenario's order."""
-    found = []
-    for kind in _kinds(world.providers):
-        found.append(_selling(world, kind, [peer for peer in world.providers if peer.behaviour == kind]))
-    for kind in _kinds(world.clients):
-        found.append(_buying(world, kind, [peer for peer in world.clients if peer.behaviour == kind]))
+    found = [_selling(world, name, sellers) for name, sellers in _kinds(world.providers).items()]
+    found += [_buying(world, name, buyers) for name, buyers in _kinds(world.clients).items()]
     found += [_crowd(world, crowd) for crowd in crowds(world)]
     return tuple(found)
 
 
-def _kinds(peers: Iterable[ProviderPeer] | Iterable[ClientPeer]) -> list[str]:
-    return list(dict.fromkeys(peer.behaviour for peer in peers if peer.behaviour != "honest"))
+def _kinds(peers: Sequence[P]) -> dict[str, list[P]]:
+    """Who misbehaves, by behaviour; with the name of the group where several have the same one."""
+    groups: dict[tuple[str, str], list[P]] = {}
+    for peer in peers:
+        if peer.behaviour != "honest":
+            groups.setdefault((peer.behaviour, peer.group), []).append(peer)
+    several = Counter(behaviour for behaviour, _ in groups)
+    return {
+        behaviour if several[behaviour] == 1 else f"{behaviour}: {group}": members
+        for (behaviour, group), members in groups.items()
+    }
 
 
 def _honest_orders(world: World) -> list[Order]:
@@ -129,7 +137,7 @@ def _buying(world: World, kind: str, peers: Sequence[ClientPeer]) -> Attacker:
     }
     harm |= _asked(peers)
     note = f"{channels} channels, {locked / NANOTON:g} TON locked in them, {fees} nanoTON of chain fees"
-    return Attacker(kind, len(peers), unpaid, paid + fees if kind == "hoarder" else fees, harm, note)
+    return Attacker(kind, len(peers), unpaid, paid + fees if kind.startswith("hoarder") else fees, harm, note)
 
 
 def _asked(peers: Sequence[ClientPeer]) -> dict[str, float]:
@@ -187,7 +195,7 @@ def _crowd(world: World, crowd: Crowd) -> Attacker:
         "jobs_refused": float(refused),
         "share_refused": refused / len(about) if about else 0.0,
         "median_first_result_s": round(statistics.median(_late_s(about) or [0.0]), 3),
-        "inventions_held": float(crowd.believed()),
+        "inventions_held_most": float(crowd.held),
         "inventions_sent": float(crowd.sent),
     }
     gained = 0

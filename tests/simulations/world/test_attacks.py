@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
@@ -37,9 +38,8 @@ class Seen:
     result: RunResult
     by_kind: dict[str, Attacker]
 
-    def done_share(self, group: str = "people") -> float:
-        ended = [job for job in self.result.jobs if job.group == group and job.outcome != "running"]
-        return sum(job.outcome == "done" for job in ended) / len(ended)
+    def outcomes(self, group: str) -> Counter[str]:
+        return Counter(job.outcome for job in self.result.jobs if job.group == group)
 
 
 def seen(scenario: Scenario, seed: int = 1) -> Seen:
@@ -66,7 +66,9 @@ def test_who_never_pays_gets_one_credit_window_of_each_channel_and_the_others_ar
     doubles = found.by_kind["double-spending"]
     assert doubles.harm["channels_shown_to_others"] > 0
     assert doubles.harm["channels_taken_by_others"] == 0
-    assert found.done_share() == 1.0
+    people = found.outcomes("people")
+    assert people["done"] > 0
+    assert people["failed"] == 0
 
 
 def test_an_eclipsed_newcomer_sees_the_party_alone_and_one_with_an_honest_peer_everybody() -> None:
@@ -104,7 +106,8 @@ def zoo() -> Scenario:
 def test_every_kind_of_attacker_runs_is_accounted_for_and_replays_to_the_byte() -> None:
     found = seen(zoo())
     kinds = {*attackers.PROVIDERS, *attackers.CLIENTS, *attackers.ATTACKS} - {"honest", "hit-and-run"}
-    assert kinds <= set(found.by_kind)
+    assert kinds <= {kind.split(":")[0] for kind in found.by_kind}
+    assert "non-paying: hit-and-run" in found.by_kind
     assert run(zoo(), 1).digest == found.result.digest
 
 
@@ -116,11 +119,12 @@ def test_the_honest_pair_of_a_scenario_has_the_same_nodes_and_no_attacker() -> N
 
 
 @pytest.mark.parametrize("kind", ["vanishes", "stalls"])
-def test_a_provider_that_lets_go_of_jobs_is_soon_left_out(kind: str) -> None:
+def test_a_provider_that_lets_go_of_jobs_is_left_out_before_its_clients_have_lost_many(kind: str) -> None:
     options = {"jobs": 1, "after_s": 1.0, "away_s": 5.0} if kind == "vanishes" else {}
-    bad = ProviderGroup("bad", 1, floor=1.0, floor_sigma=0.0, behaviour=kind, hardware="rtx-3060", options=options)
-    result = seen(world(providers=(bad,), honest=3, duration_s=400.0), seed=2).result
-    theirs = [job for job in result.jobs if job.provider == 3]
+    bad = ProviderGroup("bad", 1, floor=0.3, floor_sigma=0.0, behaviour=kind, hardware="rtx-3060", options=options)
+    result = seen(world(providers=(bad,), duration_s=200.0), seed=2).result
+    theirs = [job for job in result.jobs if job.provider == 3 and job.outcome != "done"]
     assert theirs
-    late = [job for job in result.jobs if job.asked_at_s > 250]
-    assert sum(job.provider == 3 for job in late) <= len(late) / 6
+    # Two or three that had begun when the first was lost, and one at each later try.
+    assert all(sum(job.client == client for job in theirs) <= 4 for client in range(2))
+    assert len(theirs) <= len(result.jobs) / 3
