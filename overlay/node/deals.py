@@ -1,7 +1,8 @@
 """Standing agreements: for each (task, model) one that jobs can start under, renewed before it runs out.
 
-The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. When a provider
-fails, it is left out for a while and the next negotiation finds another.
+The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. When its provider
+has a queue, the next job negotiates anew. When a provider fails, it is left out for a while and the next negotiation
+finds another.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ FAILED_FOR_S = 30.0
 
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
+
+CROWDED_WAIT_MS = 1_000
+"""A standing agreement whose provider tells of a longer queue than this is not used while others may have none:
+negotiating takes half a second. Without this a client's jobs queue up at one provider for the whole minute while others
+idle, and a busy market loses half of its worth (docs/simulation.md, "The market alone")."""
 
 FIRST_OFFERS_S = 5.0
 """A client that has just started waits this long for the first offer."""
@@ -103,11 +109,8 @@ class Deals:
         """
         key = (request.task, request.model)
         deal = self._usable(key)
-        if deal is None:
-            if len(self._locks) > MAX_DEALS:
-                self._locks = {k: lock for k, lock in self._locks.items() if lock.locked()}
-            async with self._locks.setdefault(key, trio.Lock()):
-                deal = self._usable(key) or await self._make(key, request)
+        if deal is None or self._crowded(deal):
+            deal = await self._another(key, request)
         elif trio.current_time() >= deal.renew_at and not deal.renewing:
             deal.renewing = True
             self.nursery.start_soon(self._renew, key, request)
@@ -140,6 +143,31 @@ class Deals:
         return [(offer, want.model) for offer in found]
 
     # ---- making one ----
+
+    async def _another(self, key: tuple[Task, str], request: Request) -> Deal:
+        """Negotiate; one job does it for all that wait. When nobody else has room either, a crowded deal will do."""
+        if len(self._locks) > MAX_DEALS:
+            self._locks = {k: lock for k, lock in self._locks.items() if lock.locked()}
+        async with self._locks.setdefault(key, trio.Lock()):
+            deal = self._usable(key)
+            if deal is not None and not self._crowded(deal):
+                return deal
+            try:
+                return await self._make(key, request)
+            except TooExpensive:
+                raise
+            except NoProvider:
+                if (deal := self._usable(key)) is None:
+                    raise
+                return deal
+
+    def _crowded(self, deal: Deal) -> bool:
+        """Whether its provider says that a new job would wait."""
+        body = deal.agreement.body
+        record = self.directory.index.get(body.provider, self.clock())
+        sold = (body.task, body.model, body.tier)
+        offers = () if record is None else record.offers
+        return any(crowded(o.queue_wait_ms) for o in offers if (o.task, o.model, o.tier) == sold)
 
     def _usable(self, key: tuple[Task, str]) -> Deal | None:
         deal = self._deals.get(key)
@@ -268,6 +296,11 @@ _CAP_KEYS = {
     Unit.REASONING: "max_completion", Unit.AUDIO_MS: "max_audio_ms", Unit.EMBEDDING: "max_embedding",
 }  # fmt: skip
 """The key of `[market]` that caps the price of each unit."""
+
+
+def crowded(queue_wait_ms: int) -> bool:
+    """Whether a provider with this queue is to be passed over although there is an agreement with it."""
+    return queue_wait_ms > CROWDED_WAIT_MS
 
 
 def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:
