@@ -1,7 +1,8 @@
 """Standing agreements: for each (task, model) one that jobs can start under, renewed before it runs out.
 
-The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. What providers did
-with earlier jobs (:mod:`overlay.node.reputation`) says whom the next negotiation leaves out.
+The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. When its provider
+has a queue, others are asked again before the next job. What providers did with earlier jobs
+(:mod:`overlay.node.reputation`) says whom the next negotiation leaves out.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ OPENING_S = 15.0
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
 
+CROWDED_WAIT_MS = 1_000
+"""A standing agreement whose provider tells of a longer queue than this is not used while others may have none:
+negotiating takes half a second. Without this a client's jobs queue up at one provider for the whole minute while others
+idle, and a busy market loses half of its worth (docs/simulation.md, "The market alone")."""
+
 FIRST_OFFERS_S = 5.0
 """A client that has just started waits this long for the first offer."""
 
@@ -71,11 +77,9 @@ MORE_OFFERS_S = 0.4
 LATER_OFFERS_S = 0.5
 """A client that has been up for a while knows the market: who is not there yet will not be in a moment."""
 
-RESHOP_WAIT_MS = 1_000
-"""A provider that announces a longer queue than this is compared with others before the next job."""
-
 RESHOP_S = 5.0
-"""… at most this often: a busy market is busy everywhere, and asking costs messages."""
+"""A crowded provider is compared with others at most this often: a busy market is busy everywhere, and asking costs
+messages."""
 
 MAX_DEALS = 256
 """Standing agreements kept: (task, model) pairs a client really uses."""
@@ -238,10 +242,9 @@ class Deals:
             return False
         body = deal.agreement.body
         record = self.directory.index.get(body.provider, self.clock())
-        waits = (
-            [o.queue_wait_ms for o in record.offers if (o.task, o.model) == (body.task, body.model)] if record else []
-        )
-        return any(wait_ms > RESHOP_WAIT_MS for wait_ms in waits)
+        sold = (body.task, body.model, body.tier)
+        offers = () if record is None else record.offers
+        return any(crowded(o.queue_wait_ms) for o in offers if (o.task, o.model, o.tier) == sold)
 
     async def _reshop(self, key: tuple[Task, str], request: Request, deal: Deal) -> Deal:
         """Ask around again, the provider that we have included; keep what we have when nobody does better."""
@@ -460,6 +463,11 @@ def _affordable(candidates: list[Candidate], want: Want, policy: ClientPolicy, r
         return shortlist(candidates, want, policy, rng)
     except TooExpensive:
         return []  # strangers may ask less
+
+
+def crowded(queue_wait_ms: int) -> bool:
+    """Whether a provider with this queue is to be passed over although there is an agreement with it."""
+    return queue_wait_ms > CROWDED_WAIT_MS
 
 
 def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:

@@ -6,6 +6,7 @@ once and their earnings are added up. Those that competitive prices would leave 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -64,7 +65,8 @@ def honest(workload: Workload) -> Floor:
 
 
 def gain(deviation: Deviation, before: Floor) -> float:
-    """What the deviation adds to its makers' earnings, as a share of what they had in ``before``."""
+    """What the deviation adds to its makers' earnings, as a share of what they had in ``before``; NaN if that was
+    nothing."""
     workload = before.workload
     window = windows(workload)["steady"]
     if deviation.by == "client":
@@ -86,7 +88,8 @@ def gain(deviation: Deviation, before: Floor) -> float:
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    return sum(after for after, _ in pairs) / sum(before for _, before in pairs) - 1
+    before = sum(before for _, before in pairs)
+    return sum(after for after, _ in pairs) / before - 1 if before > 0 else math.nan
 
 
 def _makers(deviation: Deviation, workload: Workload) -> list[int]:
@@ -106,6 +109,6 @@ def _makers(deviation: Deviation, workload: Workload) -> list[int]:
         return chosen
     busy = [p for p in by_cost if p.cost_nanoton_per_munit < 0.9 * optimum.prices[p.hardware]]
     if deviation.name == "sybils":
-        busy = [p for p in busy if p.slots >= 8]
+        busy = [p for p in busy if p.slots >= 8] or busy
     rng = Random(workload.seed)  # noqa: S311
     return [p.number for p in rng.sample(busy, min(SOLO, len(busy)))]

@@ -1,7 +1,7 @@
 """What a run is worth, how fast its price moves, and what it costs its users: numbers from outcomes.
 
 Efficiency is surplus over the bound of `optimum`, of the jobs that came within a window. The price of a second is what
-was paid in trades agreed in the five seconds around it, over what the same work costs at the steady competitive prices.
+providers ask at that moment, weighted by capacity: what was paid has the noise of who happened to buy beside it.
 """
 
 from __future__ import annotations
@@ -79,22 +79,9 @@ def efficiency(floor: Floor, name: str) -> float:
 
 
 def prices(floor: Floor) -> list[float]:
-    """The price of each second, 1 being the steady competitive one; NaN where nothing was agreed."""
-    workload = floor.workload
-    reference = bound(workload, workload.segments[0].name).prices
-    length = math.ceil(workload.ends_s)
-    paid, usual = [0.0] * length, [0.0] * length
-    for job, outcome in zip(workload.jobs, floor.outcomes, strict=True):
-        if outcome.provider >= 0 and outcome.agreed_s < length:
-            second = int(outcome.agreed_s)
-            paid[second] += outcome.price_nanoton_per_munit * job.units
-            usual[second] += reference[workload.providers[outcome.provider].hardware] * job.units
-    series = []
-    for second in range(length):
-        low, high = max(0, second - 2), second + 3
-        work = sum(usual[low:high])
-        series.append(sum(paid[low:high]) / work if work else math.nan)
-    return series
+    """The price of each second, nanoTON per million tokens: the mean of five seconds around it."""
+    asks = [second.ask for second in floor.seconds]
+    return [statistics.fmean(asks[max(0, n - 2) : n + 3]) for n in range(len(asks))]
 
 
 @dataclass(frozen=True)
@@ -108,8 +95,8 @@ class Move:
 def move(series: Sequence[float], segment: Segment) -> Move:
     """The move at the start of ``segment``."""
     first, end = round(segment.starts_s), round(segment.ends_s)
-    level = _mean(series[end - LATE_S : end])
-    before = _mean(series[first - LATE_S : first])
+    level = statistics.fmean(series[end - LATE_S : end])
+    before = statistics.fmean(series[first - LATE_S : first])
     ratios = [value / level for value in series[first:end]]
     seconds = float(len(ratios))
     for start in range(len(ratios) - HELD_S):
@@ -118,13 +105,13 @@ def move(series: Sequence[float], segment: Segment) -> Move:
             seconds = float(start)
             break
     direction = 1.0 if level > before else -1.0
-    beyond = max((direction * (ratio - 1) for ratio in ratios if not math.isnan(ratio)), default=0.0)
+    beyond = max(direction * (ratio - 1) for ratio in ratios)
     return Move(seconds, max(0.0, beyond))
 
 
 def variation(series: Sequence[float], window: Window) -> float:
     """Standard deviation of the price over its mean."""
-    values = [v for v in series[round(window.starts_s) : round(window.ends_s)] if not math.isnan(v)]
+    values = series[round(window.starts_s) : round(window.ends_s)]
     return statistics.pstdev(values) / statistics.fmean(values)
 
 
@@ -184,8 +171,3 @@ def gained_nanoton(floor: Floor, client: int, window: Window) -> float:
         for job, outcome in zip(floor.workload.jobs, floor.outcomes, strict=True)
         if job.client == client and not math.isnan(outcome.finished_s) and window.starts_s <= job.at_s < window.ends_s
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else math.nan

@@ -21,7 +21,7 @@ from overlay.market.provider import UPDATE_S
 from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped
 from overlay.market.selection import Bid, to_award, to_counter
 from overlay.node.client import MAX_TRIES
-from overlay.node.deals import RENEW_AT
+from overlay.node.deals import RENEW_AT, crowded
 from overlay.node.reputation import FAILED_FOR_S
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
 from simulations.market.seller import HONEST, Conduct, Seller, phase
@@ -72,6 +72,8 @@ class Client:
     number: int
     deal: Deal | None = None
     negotiating: bool = False
+    quoted: bool = False
+    """Whether anybody had a price in its last negotiation, if only one that was too dear."""
     waiting: list[Job] = field(default_factory=list)
     failed: dict[PeerId, float] = field(default_factory=dict)
     channels: set[int] = field(default_factory=set)
@@ -157,8 +159,8 @@ class Ours(Policy):
         if not self.options.standing_s:
             self._negotiate(client, job, lambda deal, when: self._placed(job, deal, when), now)
             return
-        deal = client.deal
-        if deal is not None and now < deal.ends_s:
+        deal = self._usable(client, now)
+        if deal is not None and not self._crowded(deal, now):
             if now >= deal.renew_s and not deal.renewing:
                 deal.renewing = True
                 self._negotiate(client, job, lambda found, when: self._stands(client, found, when), now)
@@ -169,6 +171,13 @@ class Ours(Policy):
             client.negotiating = True
             self._negotiate(client, job, lambda found, when: self._first(client, job, found, when), now)
 
+    def _usable(self, client: Client, now: float) -> Deal | None:
+        return client.deal if client.deal is not None and now < client.deal.ends_s else None
+
+    def _crowded(self, deal: Deal, now: float) -> bool:
+        candidate, until = self._index.get(self._sellers[deal.provider].peer, (None, 0.0))
+        return candidate is not None and now < until and crowded(candidate.wait_ms)
+
     def _stands(self, client: Client, deal: Deal | None, now: float) -> None:
         if deal is not None:
             client.deal = deal
@@ -176,6 +185,8 @@ class Ours(Policy):
     def _first(self, client: Client, job: Job, deal: Deal | None, now: float) -> None:
         client.negotiating = False
         self._stands(client, deal, now)
+        if deal is None and not client.quoted:
+            deal = self._usable(client, now)  # a crowded one will do when nobody has room
         waiting, client.waiting = client.waiting, []
         self._placed(job, deal, now)
         for other in waiting:
@@ -223,6 +234,9 @@ class Ours(Policy):
             chosen = shortlist(self._candidates(client, now), want, policy, talk.rng, size)
         except TooExpensive:
             chosen = []
+            client.quoted = True
+        else:
+            client.quoted = False
         if not chosen:
             done(None, now)
             return
@@ -250,6 +264,7 @@ class Ours(Policy):
         self._floor.at(now + wait, self._quoted, talk, bids)
 
     def _quoted(self, talk: Talk, bids: list[Bid], now: float) -> None:
+        talk.client.quoted = bool(bids)
         yielding = to_counter(bids, talk.want, talk.policy)
         if talk.client.number in self.options.pretends:
             yielding = to_award(bids, talk.want, talk.policy)[: limits.COUNTERED] or yielding

@@ -22,7 +22,7 @@ from simulations.market.measure import efficiency, move, prices, service, variat
 from simulations.market.ours import Options, Ours
 from simulations.market.workload import make_workload, shocks
 
-PROVIDERS, QUICK_PROVIDERS = 60, 12
+PROVIDERS, QUICK_PROVIDERS = 60, 20
 SEEDS = 5
 AT_ONCE = 2
 
@@ -93,6 +93,9 @@ def _row(
     at_least: float | None = None, at_most: float | None = None, **extra: Any,
 ) -> Row:  # fmt: skip
     """A row whose value is the mean of the seeds, held against a mark if there is one."""
+    samples = [sample for sample in samples if not math.isnan(sample)]
+    if not samples:
+        return Row(id, measure, None, unit)
     value = _short(statistics.fmean(samples))
     reach, ok = "", None
     if at_least is not None:
@@ -135,7 +138,7 @@ def _move_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
             rows.append(_row(f"market-{name}-overshoot", f"the price when it {words}: how far beyond the new level",
                              over, "of 1", at_most=beyond))  # fmt: skip
     variations = [run["variation"] for run in runs]
-    rows.append(_row("market-variation", "the steady price, of five seconds each: standard deviation over mean",
+    rows.append(_row("market-variation", "the steady price: standard deviation over mean",
                      variations, "of 1", at_most=0.02))  # fmt: skip
     return rows
 

@@ -34,7 +34,7 @@ CLASSES = (
     Hardware("server", 0.10, 8, 3000, 75_000_000),
 )
 COST_SPREAD = 0.2
-"""Standard deviation of the logarithm of a provider's cost around that of its class: electricity and purchase prices."""
+"""Standard deviation of the logarithm of a provider's cost around that of its class: electricity, the machine's price."""
 
 LOAD = 1.2
 """Work asked for over capacity when demand is 1: a market that nobody is priced out of finds no price."""
@@ -122,7 +122,8 @@ def shocks(length_s: float = 240.0, warm_s: float = 180.0) -> tuple[Segment, ...
     prices, which start at the cost, have found their level."""
     plan = [("steady", 1.0, 0.0), ("x2", 2.0, 0.0), ("back", 1.0, 0.0), ("half", 0.5, 0.0), ("back2", 1.0, 0.0),
             ("loss", 1.0, 0.3)]  # fmt: skip
-    segments, at = [], 0.0
+    segments: list[Segment] = []
+    at = 0.0
     for name, demand, lost in plan:
         ends = at + length_s + (0.0 if segments else warm_s)
         segments.append(Segment(name, at, ends, demand, lost))
