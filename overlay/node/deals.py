@@ -379,7 +379,7 @@ class Deals:
         return [row for row in rows if row[2].model == best]
 
     def _shortlist(self, rows: Iterable[_Row], want: Want, paid: Collection[PeerId]) -> list[Candidate]:
-        """Whom to ask: half of them at least are no strangers, as far as there are any; of these those first whom an open
+        """Whom to ask: at least half of them are no strangers, as far as there are any; of these, those first whom a
         channel pays (``paid``)."""
         setup = CHANNEL_NANOTON + round(self.market.value_of_time_nanoton_per_s * OPENING_S)
         known: list[Candidate] = []

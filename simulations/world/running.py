@@ -73,7 +73,7 @@ def run(
     outcome = run_seeded(seed, _live, scenario, seed, tape, until_s, sampled)
     world, reached_s, violations, stopped = outcome
     result = RunResult(
-        scenario=scenario.name, title=scenario.title, seed=seed, commit=commit(), duration_s=scenario.duration_s,
+        scenario=scenario.name, title=scenario.title, about=scenario.about.strip(), seed=seed, commit=commit(), duration_s=scenario.duration_s,
         virtual_s=round(reached_s, 3), complete=not stopped and not violations, digest=tape.digest, events=tape.count,
         stopped_because=stopped, wall_s=time.perf_counter() - began, cpu_s=time.process_time() - cpu,
         rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, warmup_s=scenario.warmup_s,
@@ -114,8 +114,10 @@ async def _live(
             world.on_order = ended
             world.chain.on_block = partial(guarded, invariants.after_block)
             world.start()
-            groups = [*scenario.providers, *scenario.clients]
-            settled_s = max((group.joins_s[1] for group in groups), default=0.0) + SETTLE_S
+            joins = [group.joins_s[1] for group in scenario.providers] + [
+                group.joins_s[1] for group in scenario.clients
+            ]
+            settled_s = max(joins, default=0.0) + SETTLE_S
             with frozen_heap():
                 try:
                     while trio.current_time() < end_s:
