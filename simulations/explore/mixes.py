@@ -291,13 +291,15 @@ def _calmer(group: ClientGroup, factor: float) -> ClientGroup:
 def _fault(faults: tuple[Fault, ...], here: _Here) -> Fault:
     rng, duration_s = here.rng, here.duration_s
     fault = rng.choice(faults)
+    known = options.FAULTS.get(fault.kind, {})
+    flags = {name: True for name, means in known.items() if means is Means.FLAG and rng.random() < 0.3}
     return replace(
         fault,
         at_s=round(rng.uniform(0.0, 0.9) * duration_s, 3),
         for_s=round(min(fault.for_s, 1.0) * rng.choice((0.3, 1.0, 1.0, 2.0)) * duration_s, 3),
         group=rng.choice(("", *here.providers, *here.clients)) if fault.group else "",
         share=rng.choice((fault.share, 1.0, 0.5)),
-        options=here.fit(options.FAULTS, fault.kind, fault.options),
+        options={**here.fit(options.FAULTS, fault.kind, fault.options), **flags},
     )
 
 

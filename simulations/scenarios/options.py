@@ -57,12 +57,12 @@ ATTACKS: Mapping[str, Options] = {
     "hit-and-run": {**_UNPAID, "times": Means.NUMBER, "each_s": Means.NUMBER},
 }
 FAULTS: Mapping[str, Options] = {
-    "crash": {"restart_s": Means.NUMBER},
+    "crash": {"restart_s": Means.NUMBER, "silent": Means.FLAG},
     "leave": {},
     "supply-shock": {},
     "shop-empty": {},
     "churn": {"crash_share": Means.NUMBER, "replaced_share": Means.NUMBER, "away_s": Means.NUMBER},
-    "crash-mid-stream": {"restart_s": Means.NUMBER, "every_s": Means.NUMBER},
+    "crash-mid-stream": {"restart_s": Means.NUMBER, "every_s": Means.NUMBER, "silent": Means.FLAG},
     "partition": {},
     "loss": {"probability": Means.NUMBER},
     "slow": {"factor": Means.NUMBER},

@@ -293,6 +293,3 @@ def test_exploring_tells_what_failed_and_where_its_smallest_case_is(capsys):
     replay = out.strip().rpartition("cocoon ")[2].split()
     assert run(replay) == 3
     assert "the same happened" in capsys.readouterr().out
-    clean = told(capsys, "sim explore --first 1 --seeds 1 --minutes 1 --workers 1 --out found", 0)
-    assert clean["clean"]
-    assert clean["ran"] == 1

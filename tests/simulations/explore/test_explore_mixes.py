@@ -32,7 +32,7 @@ POOL = Pool.of(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(st.integers(0, 2**63 - 1))
 def test_a_mix_of_any_seed_is_valid_small_and_the_same_every_time(seed):
     made = mix(seed, POOL, ANY)
@@ -46,9 +46,10 @@ def test_a_mix_of_any_seed_is_valid_small_and_the_same_every_time(seed):
 
 
 def test_mixes_differ_and_reach_every_part_of_the_pool():
-    made = [mix(seed, POOL, ANY) for seed in range(60)]
+    made = [mix(seed, POOL, ANY) for seed in range(50)]
     assert len({repr(one) for one in made}) == len(made)
     assert {fault.kind for one in made for fault in one.faults} == {"crash", "chain-outage"}
+    assert {fault.options.get("silent", False) for one in made for fault in one.faults} == {False, True}
     assert any(one.attackers for one in made)
     assert any(not one.faults for one in made)
     assert any(group.behaviour == "corner" for one in made for group in one.providers)
@@ -56,7 +57,7 @@ def test_mixes_differ_and_reach_every_part_of_the_pool():
 
 
 def test_options_name_groups_of_the_mix_and_seconds_of_it():
-    made = [mix(seed, POOL, ANY) for seed in range(60)]
+    made = [mix(seed, POOL, ANY) for seed in range(50)]
     corners = [(one, group) for one in made for group in one.providers if group.behaviour == "corner"]
     assert all(group.options["at_s"] == one.duration_s / 2 for one, group in corners)
     hoarders = [(one, group) for one in made for group in one.clients if group.behaviour == "hoarder"]
@@ -78,7 +79,7 @@ def test_what_the_world_can_do_and_no_scenario_shows_is_tried_too():
         faults=("crash", "clock-skew", "chain-outage"),
         attacks=("eclipse", "flood"),
     )
-    made = [mix(seed, POOL.completed(known), known) for seed in range(60)]
+    made = [mix(seed, POOL.completed(known), known) for seed in range(50)]
     assert {group.behaviour for one in made for group in one.providers} == {"honest", "corner", "liar"}
     assert {group.behaviour for one in made for group in one.clients} == {"honest", "hoarder", "non-paying"}
     assert {fault.kind for one in made for fault in one.faults} == {"crash", "clock-skew", "chain-outage"}
@@ -88,11 +89,8 @@ def test_what_the_world_can_do_and_no_scenario_shows_is_tried_too():
 
 def test_another_process_makes_the_same_mix():
     code = "from simulations.explore.mixes import mix; print(repr(mix(17)))"
-    told = [
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
-        ).stdout
-        for hash_seed in ("1", "2")
-    ]
-    assert told[0] == told[1]
-    assert "Mix 17" in told[0]
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True
+    ).stdout
+    assert told == f"{mix(17)!r}\n"
+    assert "Mix 17" in told

@@ -35,7 +35,6 @@ def planted(needed_faults, least_clients, least_providers, seeds, at_s=None):
     calls = []
 
     def fails(scenario, seed):
-        check(scenario, "candidate", ANY)
         calls.append((scenario, seed))
         kinds = {fault.kind for fault in scenario.faults}
         clients = sum(group.count for group in scenario.clients)
@@ -48,7 +47,7 @@ def planted(needed_faults, least_clients, least_providers, seeds, at_s=None):
     return fails, calls
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     mix_seed=st.integers(0, 10**6),
     least_clients=st.integers(0, 6),
@@ -83,9 +82,11 @@ def test_what_is_left_of_a_planted_failure_is_only_what_it_needs(mix_seed, least
 
 
 def test_it_ends_just_after_the_failure():
-    fails, _ = planted({"loss"}, 1, 0, lambda _: True)
+    fails, calls = planted({"loss"}, 1, 0, lambda _: True)
     small = shrink(RICH, 5, fails(RICH, 5), fails, clock=lambda: 0.0)
     assert small.scenario.duration_s <= 301.0
+    for scenario, _ in calls:
+        check(scenario, "candidate", ANY)  # nothing impossible is ever run
 
 
 def test_a_step_that_fails_in_another_way_is_not_taken():

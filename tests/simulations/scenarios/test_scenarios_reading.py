@@ -345,7 +345,7 @@ scenarios = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(scenarios)
 def test_what_is_written_reads_back_equal(scenario):
     assert convert(tomllib.loads(dump(scenario)), "again") == scenario
