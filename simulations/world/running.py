@@ -112,8 +112,8 @@ async def _live(
             world.on_order = ended
             world.chain.on_block = partial(guarded, invariants.after_block)
             world.start()
-            groups = [*scenario.providers, *scenario.clients]
-            settled_s = max((group.joins_s[1] for group in groups), default=0.0) + SETTLE_S
+            joins = [group.joins_s for group in scenario.providers] + [group.joins_s for group in scenario.clients]
+            settled_s = max((last for _, last in joins), default=0.0) + SETTLE_S
             with frozen_heap():
                 try:
                     while trio.current_time() < end_s:
