@@ -152,8 +152,8 @@ class Directory:
         forty. Raises
         :class:`dht.RecordError` when it is too long to be sent. On cancellation it is announced or not.
         """
-        wanted = replace(record, subnet=self._subnet)
-        check_size(self._stamp(wanted))  # too long a record is the caller's error, now
+        wanted = record if record.subnet == self._subnet else replace(record, subnet=self._subnet)
+        check_size(wanted if wanted.seq and wanted.issued_at else self._stamp(wanted))  # the caller's error, now
         self._wanted = wanted
         self._changed.set()
         if self._listing is not None:

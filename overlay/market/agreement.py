@@ -71,8 +71,7 @@ class AgreementBody(Record):
     network_id: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)]
     quote: Annotated[bytes, blob(32)]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
         if not 0 < self.valid_until_ms - self.valid_from_ms <= limits.MAX_AGREEMENT_MS:
             raise ValueError(f"an agreement lasts at most {limits.MAX_AGREEMENT_MS} ms, and ends after it starts")
         if self.client == self.provider:

@@ -108,6 +108,10 @@ class Record:
                 codec.parse(codec.plain(getattr(self, name)))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+        self._check()
+
+    def _check(self) -> None:
+        """What holds between fields. Raises ``ValueError``."""
 
     def to_map(self) -> dict[str, Any]:
         """The record as a map from field name to plain value, every field present."""
@@ -119,10 +123,11 @@ class Record:
         codecs = _codecs(cls)
         if type(value) is not dict or value.keys() != codecs.keys():
             raise ValueError(f"a {cls.__name__} has exactly the fields {', '.join(codecs)}")
-        parsed = {}
+        made = object.__new__(cls)  # its fields are checked here, once, and not again by the constructor
         for name, codec in codecs.items():
             try:
-                parsed[name] = codec.parse(value[name])
+                object.__setattr__(made, name, codec.parse(value[name]))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        return cls(**parsed)
+        made._check()
+        return made

@@ -72,8 +72,7 @@ class Message(Record):
     provider: Annotated[PeerId, PEER]
     subnet: Annotated[str, text(limits.MAX_SUBNET_CHARS)]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
         if not 0 < self.valid_until_ms - self.issued_ms <= limits.MAX_MESSAGE_LIFETIME_MS:
             raise ValueError(f"a message holds for at most {limits.MAX_MESSAGE_LIFETIME_MS} ms, and longer than none")
 

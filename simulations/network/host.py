@@ -29,6 +29,8 @@ from transport.host.interface import (
     StreamHandler,
 )
 from transport.host.limits import (
+    BOOTSTRAP_ENOUGH,
+    BOOTSTRAP_MAX_RETRY_S,
     BOOTSTRAP_RECHECK_S,
     DROPPED_PEER_S,
     EVENT_QUEUE,
@@ -364,11 +366,18 @@ class VirtualHost:
         """Whether a connection to ``peer`` stands."""
         return peer in self._links
 
+    def served(self, peer: PeerId) -> bool:
+        """Whether the bootstrap ``peer`` is connected, or enough others are."""
+        return peer in self._links or len(self._links) >= BOOTSTRAP_ENOUGH
+
     async def lost(self, peer: PeerId) -> None:
-        """Wait until ``peer`` is not connected any more, and then for as long as the real host takes to notice."""
+        """Wait until ``peer`` is not connected any more, and then for as long as the real host takes to notice; it
+        looks every few seconds, and here it is enough to look once a minute whether the others are still enough."""
         if self.connected(peer):
             await self._awaited.setdefault(peer, trio.Event()).wait()
-        await trio.sleep(BOOTSTRAP_RECHECK_S / 2)
+            await trio.sleep(BOOTSTRAP_RECHECK_S / 2)
+        else:
+            await trio.sleep(BOOTSTRAP_MAX_RETRY_S)
 
     async def drop(self, peer: PeerId, reason: str) -> None:
         """Disconnect a peer that broke a protocol and refuse it for a while."""

@@ -11,7 +11,7 @@ from dht.records import CapacityRecord, SignedRecord
 from simulations.network.meanfield import MeanFieldGossip
 from transport.identity import PeerId
 
-POPULATION_S = 30.0
+POPULATION_S = 120.0
 """How old the count of providers may be: whoever only counts them need not look at each one."""
 
 
@@ -52,7 +52,7 @@ class LateIndex(CapacityIndex):
         return super().pick(rng)
 
     def settled(self) -> int:
-        """As :meth:`CapacityIndex.settled`, of half a minute ago at most."""
+        """As :meth:`CapacityIndex.settled`, of two minutes ago at most."""
         if (now := trio.current_time()) >= self._counted_at + POPULATION_S:
             self._counted_at = now
             self._gossip.let_in()

@@ -46,6 +46,7 @@ from transport.host.interface import (
     StreamHandler,
 )
 from transport.host.limits import (
+    BOOTSTRAP_ENOUGH,
     CLOSE_S,
     NEGOTIATE_S,
     REJOIN_PEERS,
@@ -258,7 +259,7 @@ class Libp2pHost:
     async def _keep_bootstrap(self, peer: PeerId, addr: str) -> None:
         await keep_connected(
             partial(self.connect, addr),
-            lambda: self._connection(peer) is not None,
+            lambda: self._connection(peer) is not None or len(self._up) >= BOOTSTRAP_ENOUGH,
             partial(self._tell_unreachable, peer, addr),
             self._rng,
         )

@@ -196,6 +196,10 @@ BOOTSTRAP_FIRST_RETRY_S = 1.0
 BOOTSTRAP_MAX_RETRY_S = 60.0
 """Back-off between attempts on one bootstrap peer doubles from the first to the second, with jitter."""
 
+BOOTSTRAP_ENOUGH = 8
+"""Who has so many connections does not dial a bootstrap peer again that was lost: one that is full would close those
+that are idle, and ten thousand nodes would dial it again and again."""
+
 BOOTSTRAP_RECHECK_S = 5.0
 """How often a connected bootstrap peer is looked at, so that a lost one is dialled again."""
 
