@@ -270,7 +270,7 @@ class Deals:
         rows = [row for row in known if not reputation.is_disputed(row[0])]
         if known and not rows:
             raise NoProvider(
-                f"every provider of {model} that is known has charged what it did not deliver and is not dealt with any "
+                f"every provider of {model} that is known charged what it did not deliver and is not dealt with any "
                 "more; wait for another one, or ask for another model"
             )
         if not rows:
