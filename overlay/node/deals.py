@@ -332,7 +332,13 @@ class Deals:
         if fresh:
             await trio.sleep(MORE_OFFERS_S)
         now, reputation = trio.current_time(), self.reputation
-        rows = [row for row in self.directory.providers(task, wanted, tier) if not reputation.is_disputed(row[0])]
+        known = self.directory.providers(task, wanted, tier)
+        rows = [row for row in known if not reputation.is_disputed(row[0])]
+        if known and not rows:
+            raise NoProvider(
+                f"every provider of {model} that is known charged what it did not deliver and is not dealt with any "
+                "more; wait for another one, or ask for another model"
+            )
         if not rows:
             raise self._nobody(task, model)
         return [r for r in rows if not (reputation.is_out(r[0], now) or self._is_silent(r[0]))] or rows
