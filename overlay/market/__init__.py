@@ -55,6 +55,6 @@ __all__ = [
     "negotiate",
     "run_controllers",
     "shortlist",
-    "silent",
     "sign_agreement",
+    "silent",
 ]

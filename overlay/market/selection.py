@@ -43,13 +43,25 @@ class Want:
 @dataclass(frozen=True)
 class Candidate:
     """A provider as the capacity index knows it: claims, seconds old. ``units_per_s`` is the speed of one job in its
-    main unit, 0 when unknown; ``addrs`` are multiaddrs to reach it by."""
+    main unit, 0 when unknown; ``addrs`` are multiaddrs to reach it by.
+
+    ``setup_nanoton`` and ``setup_ms`` are what it takes us to be able to pay it: nothing with an open channel, else this
+    job's share of the fees of opening one, and the time until it is on the chain.
+    """
 
     provider: PeerId
     asks: Prices
     wait_ms: int
     units_per_s: float
     addrs: Sequence[str] = ()
+    setup_nanoton: int = 0
+    setup_ms: int = 0
+
+    def seconds(self, wait_ms: int, units: int) -> float:
+        """How long until ``units`` are done if a slot is free in ``wait_ms``. Time that opens a channel is counted as
+        if it began with the queue: the place in it is not kept."""
+        compute_s = units / self.units_per_s if self.units_per_s > 0 else 0.0
+        return (wait_ms + self.setup_ms) / 1000 + compute_s
 
 
 @dataclass(frozen=True)
@@ -95,15 +107,15 @@ def show_prices(prices: Prices) -> str:
     return ", ".join(f"{unit.value} {price}" for unit, price in sorted(prices.per_million.items())) or "nothing"
 
 
-def job_seconds(want: Want, units_per_s: float) -> float:
-    """How long one job computes at ``units_per_s``; 0 when the speed is unknown."""
-    return want.usage.get(MAIN_UNIT[want.task]) / units_per_s if units_per_s > 0 else 0.0
+def seconds_until_done(want: Want, bid: Bid) -> float:
+    """How long from now until one job would be done."""
+    return bid.candidate.seconds(bid.start_ms, want.usage.get(MAIN_UNIT[want.task]))
 
 
-def score_nanoton(want: Want, policy: ClientPolicy, prices: Prices, wait_ms: int, units_per_s: float) -> float:
+def score_nanoton(want: Want, policy: ClientPolicy, bid: Bid) -> float:
     """What a job costs in money and time together; smaller is better. It ranks, and is never paid: hence a float."""
-    seconds = wait_ms / 1000 + job_seconds(want, units_per_s)
-    return prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds
+    money = bid.prices.cost_nanoton(want.usage) + bid.candidate.setup_nanoton
+    return money + policy.value_of_time_nanoton_per_s * seconds_until_done(want, bid)
 
 
 def shortlist(
@@ -122,7 +134,7 @@ def shortlist(
     too_dear = []
     units, second = want.usage.get(MAIN_UNIT[want.task]), policy.value_of_time_nanoton_per_s
     for candidate in sample:
-        seconds = candidate.wait_ms / 1000 + (units / candidate.units_per_s if candidate.units_per_s > 0 else 0.0)
+        seconds = candidate.seconds(candidate.wait_ms, units)
         if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
             continue
         # Only the price can rule a candidate out; what a second is worth ranks those that are left.
@@ -131,6 +143,7 @@ def shortlist(
             too_dear.append(candidate)
             continue
         gumbel = -math.log(-math.log(rng.random() or 1e-12) or 1e-12)
+        cost += candidate.setup_nanoton
         scored.append(((cost + second * seconds) / value - limits.GUMBEL_SCALE * gumbel, candidate))
     if too_dear and not scored:
         best = min(too_dear, key=lambda c: c.asks.cost_nanoton(want.usage)).asks
@@ -146,7 +159,7 @@ def shortlist(
 
 def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
     """Best first: price plus what the waiting costs."""
-    return sorted(bids, key=lambda b: score_nanoton(want, policy, b.prices, b.start_ms, b.candidate.units_per_s))
+    return sorted(bids, key=lambda bid: score_nanoton(want, policy, bid))
 
 
 def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
@@ -154,12 +167,11 @@ def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
     covers time, price and time together are within it."""
     if not policy.affords(bid.prices):
         return False
-    if bid.start_ms / 1000 + job_seconds(want, bid.candidate.units_per_s) > policy.deadline_s:
+    if seconds_until_done(want, bid) > policy.deadline_s:
         return False
     if not policy.cap_covers_time:
         return True
-    most = policy.max_prices.cost_nanoton(want.usage)
-    return score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) <= most
+    return score_nanoton(want, policy, bid) <= policy.max_prices.cost_nanoton(want.usage)
 
 
 def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, help="how many (5)")
     parser.add_argument("--providers", type=int, default=0, help="how many (60)")
     given = parser.parse_args()
-    if given.seeds < 0 or given.providers and given.providers < 12:
+    if given.seeds < 0 or (given.providers and given.providers < 12):
         parser.error("at least one seed and twelve providers")
     report = document("market", market_rows(given.quick, seeds=given.seeds, providers=given.providers))
     if given.json:

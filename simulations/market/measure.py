@@ -171,4 +171,3 @@ def gained_nanoton(floor: Floor, client: int, window: Window) -> float:
         for job, outcome in zip(floor.workload.jobs, floor.outcomes, strict=True)
         if job.client == client and not math.isnan(outcome.finished_s) and window.starts_s <= job.at_s < window.ends_s
     )
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
-from overlay.market.selection import score_nanoton
+from overlay.market.selection import Bid, acceptable, ranked, to_award, to_counter
 from transport.identity import Identity
 
 U = Unit.COMPLETION
@@ -21,6 +22,10 @@ WANT = Want(Task.CHAT, "demo", Usage({U: 1_000_000}), 10**9)
 
 def candidate(n, price=1000, wait_ms=0, speed=0.0):
     return Candidate(PEERS[n], Prices({U: price}), wait_ms, speed)
+
+
+def bid(candidate, start_ms=0):
+    return Bid(candidate, candidate.asks, start_ms)
 
 
 def policy(cap=1000, **changes):
@@ -54,8 +59,37 @@ def test_a_slower_provider_loses_to_a_dearer_one_when_time_is_worth_it():
     fast, slow = candidate(0, price=900, speed=1e6), candidate(1, price=500, speed=1e5)
     for value, best in ((0, slow), (100, fast)):
         held = policy(value_of_time_nanoton_per_s=value)
-        ranked = sorted((fast, slow), key=lambda c: score_nanoton(WANT, held, c.asks, c.wait_ms, c.units_per_s))
-        assert ranked[0] is best
+        assert ranked([bid(fast), bid(slow)], WANT, held)[0].candidate is best
+
+
+def test_a_quote_is_accepted_only_if_the_job_would_be_done_in_time():
+    slow, queued, fine = candidate(0, speed=1e5), candidate(1, speed=1e6), candidate(2, speed=1e6)
+    bids = [bid(slow), bid(queued, start_ms=9_500), bid(fine, start_ms=8_000)]
+    held = policy(deadline_s=9.5)
+    assert to_award(bids, WANT, held) == [bids[2]]
+    assert to_counter(bids, WANT, held) == []
+
+
+def test_where_the_cap_covers_time_a_low_price_does_not_make_up_for_a_long_wait():
+    late, soon = bid(candidate(0, price=300), start_ms=8_000), bid(candidate(1, price=900))
+    for covers, accepted in ((False, [soon, late]), (True, [soon])):
+        held = policy(value_of_time_nanoton_per_s=100, cap_covers_time=covers)
+        assert to_award([late, soon], WANT, held) == accepted
+    assert acceptable(late, WANT, policy())
+
+
+def test_the_best_three_are_asked_to_yield_when_every_quote_is_too_dear():
+    bids = [bid(candidate(n, price=1001 + n)) for n in range(5)]
+    assert to_counter(bids, WANT, policy()) == bids[:3]
+    assert to_counter([*bids, bid(candidate(9, price=1000))], WANT, policy()) == []
+
+
+def test_a_provider_with_an_open_channel_is_worth_a_little_more():
+    paid, fresh = candidate(0, price=500), replace(candidate(1, price=490), setup_nanoton=5, setup_ms=7_500)
+    assert ranked([bid(paid), bid(fresh)], WANT, policy())[0].candidate is fresh
+    hurry = policy(value_of_time_nanoton_per_s=1)
+    assert ranked([bid(paid), bid(fresh)], WANT, hurry)[0].candidate is paid
+    assert shortlist([fresh], WANT, policy(deadline_s=7.0), Random(1)) == []
 
 
 def test_clients_do_not_herd_over_near_equal_providers():
