@@ -55,6 +55,11 @@ class Candidate:
     setup_nanoton: int = 0
     """What dealing with it costs before the first job, in money and time: a payment channel; 0 where there is one."""
 
+    def seconds(self, wait_ms: int, units: int) -> float:
+        """How long until ``units`` are done if a slot is free in ``wait_ms``; where the speed is unknown, until it is
+        free."""
+        return wait_ms / 1000 + (units / self.units_per_s if self.units_per_s > 0 else 0.0)
+
 
 @dataclass(frozen=True)
 class Bid:
@@ -99,15 +104,14 @@ def show_prices(prices: Prices) -> str:
     return ", ".join(f"{unit.value} {price}" for unit, price in sorted(prices.per_million.items())) or "nothing"
 
 
-def job_seconds(want: Want, units_per_s: float) -> float:
-    """How long one job computes at ``units_per_s``; 0 when the speed is unknown."""
-    return want.usage.get(MAIN_UNIT[want.task]) / units_per_s if units_per_s > 0 else 0.0
+def seconds_until_done(want: Want, bid: Bid) -> float:
+    """How long from now until one job would be done."""
+    return bid.candidate.seconds(bid.start_ms, want.usage.get(MAIN_UNIT[want.task]))
 
 
-def score_nanoton(want: Want, policy: ClientPolicy, prices: Prices, wait_ms: int, units_per_s: float) -> float:
+def score_nanoton(want: Want, policy: ClientPolicy, bid: Bid) -> float:
     """What a job costs in money and time together; smaller is better. It ranks, and is never paid: hence a float."""
-    seconds = wait_ms / 1000 + job_seconds(want, units_per_s)
-    return prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds
+    return bid.prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds_until_done(want, bid)
 
 
 def shortlist(
@@ -126,7 +130,7 @@ def shortlist(
     too_dear = []
     units, second = want.usage.get(MAIN_UNIT[want.task]), policy.value_of_time_nanoton_per_s
     for candidate in sample:
-        seconds = candidate.wait_ms / 1000 + (units / candidate.units_per_s if candidate.units_per_s > 0 else 0.0)
+        seconds = candidate.seconds(candidate.wait_ms, units)
         if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
             continue
         # Only the price can rule a candidate out; what a second is worth ranks those that are left.
@@ -150,7 +154,7 @@ def shortlist(
 
 def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
     """Best first: price plus what the waiting costs."""
-    return sorted(bids, key=lambda b: score_nanoton(want, policy, b.prices, b.start_ms, b.candidate.units_per_s))
+    return sorted(bids, key=lambda bid: score_nanoton(want, policy, bid))
 
 
 def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
@@ -158,12 +162,11 @@ def acceptable(bid: Bid, want: Want, policy: ClientPolicy) -> bool:
     covers time, price and time together are within it."""
     if not policy.affords(bid.prices):
         return False
-    if bid.start_ms / 1000 + job_seconds(want, bid.candidate.units_per_s) > policy.deadline_s:
+    if seconds_until_done(want, bid) > policy.deadline_s:
         return False
     if not policy.cap_covers_time:
         return True
-    most = policy.max_prices.cost_nanoton(want.usage)
-    return score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) <= most
+    return score_nanoton(want, policy, bid) <= policy.max_prices.cost_nanoton(want.usage)
 
 
 def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy, rng: Random | None = None) -> list[Bid]:
@@ -178,9 +181,7 @@ def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy, rng: Random 
     ready = [bid for bid in order if not bid.candidate.setup_nanoton]
     if rng is None or not ready or not order[0].candidate.setup_nanoton:
         return order
-    best, instead = (
-        score_nanoton(want, policy, bid.prices, bid.start_ms, bid.candidate.units_per_s) for bid in (order[0], ready[0])
-    )
+    best, instead = score_nanoton(want, policy, order[0]), score_nanoton(want, policy, ready[0])
     if rng.random() * order[0].candidate.setup_nanoton < (instead - best) * want.jobs:
         return order
     return [*ready, *(bid for bid in order if bid.candidate.setup_nanoton)]

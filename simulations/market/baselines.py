@@ -25,6 +25,7 @@ class _Posted(Policy):
         self._margin = margin
 
     def begin(self, floor: Floor) -> None:
+        """Prices are posted once."""
         self._floor = floor
         self._prices = [self._price(m.provider.cost_nanoton_per_munit) for m in floor.machines]
         self._tried: dict[int, list[int]] = {}
@@ -33,6 +34,7 @@ class _Posted(Policy):
         return round(cost_nanoton_per_munit * self._margin)
 
     def asks(self, machine: Machine) -> float:
+        """The posted price."""
         return self._prices[machine.provider.number]
 
     def _worth(self, job: Job, machine: Machine, now: float) -> bool:
@@ -60,6 +62,7 @@ class Cocoon(_Posted):
         return UNIT_NANOTON * coefficient // 20
 
     def want(self, job: Job, now: float) -> None:
+        """Find it a provider."""
         self._floor.outcomes[job.number].messages += 2
         best = None
         for machine in self._floor.machines:
@@ -90,6 +93,7 @@ class Golem(_Posted):
         super().__init__(margin)
 
     def want(self, job: Job, now: float) -> None:
+        """Find it a provider."""
         worth = [m.provider.number for m in self._floor.machines if self._worth(job, m, now)]
         self._tried[job.number] = sorted(worth, key=lambda n: (self._prices[n], n))[:PROPOSALS]
         self._propose(job, now)

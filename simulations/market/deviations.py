@@ -1,7 +1,7 @@
 """What one party gains by not following the rules: paired runs of the same jobs, with it and without.
 
-One provider's earnings in one run are noise, so a few providers that are far from being a market (or clients) deviate at
-once and their earnings are added up. Those that competitive prices would leave idle are not chosen.
+One provider's earnings in one run are noise, so a few providers (or clients) that are far from being a market deviate
+at once and their earnings are added up. Those that competitive prices would leave idle are not chosen.
 """
 
 from __future__ import annotations

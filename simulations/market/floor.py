@@ -1,7 +1,7 @@
 """What every policy shares: virtual time, the machines with production's admission, and what became of each job.
 
-A policy is told of each job when its client wants it done, and brings it to a machine with :meth:`Floor.start`. Machines
-vanish and come back as the workload says; a job that was there is asked for again half a second later, like new.
+A policy is told of each job when its client wants it done, and brings it to a machine with :meth:`Floor.start`.
+Machines vanish and come back as the workload says; a job that was there is asked for again half a second later.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Floor:
         return self
 
     def rng(self, job: Job, salt: int = 0) -> Random:
-        """Randomness of one attempt at one job: two policies, or a deviation and what it deviates from, draw the same."""
+        """Randomness of one attempt at one job: a deviation and what it deviates from draw the same."""
         outcome = self.outcomes[job.number]
         seed = ((self.workload.seed * 1_000_003 + job.number) * 64 + outcome.tries + 8 * outcome.restarts) * 16 + salt
         return Random(seed)  # noqa: S311

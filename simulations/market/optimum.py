@@ -1,8 +1,8 @@
 """The most that any schedule could be worth: the dual of the fluid assignment problem.
 
-Take the jobs j that come in a window of T seconds. Job j on class h is worth V_jh = S_j · v_j · (1 − θ_j · (S_j/s_h)/D_j)
-when it starts at once (nothing if even that misses its deadline), and no schedule makes it worth more. It uses S_j of
-the class's work; provider i can do T·C_i of it, at c_i a token. Let x_jh ≥ 0 be the share of j done on h, y_i the work of
+Take the jobs j that come in a window of T seconds. Job j on class h is worth V_jh = S_j·v_j·(1 − θ_j·(S_j/s_h)/D_j) if
+it starts at once (nothing if even that misses its deadline), and no schedule makes it worth more. It uses S_j of the
+class's work; provider i can do T·C_i of it, at c_i a token. Let x_jh ≥ 0 be the share of j done on h, y_i the work of
 i. Dropping all but the total work (no queues, no whole jobs, no ignorance) leaves the linear program
 
     max  Σ V_jh x_jh − Σ c_i y_i     s.t.  Σ_h x_jh ≤ 1,   Σ_j S_j x_jh ≤ Σ_{i in h} y_i,   y_i ≤ T·C_i

@@ -105,6 +105,7 @@ class Ours(Policy):
         self.options = options
 
     def begin(self, floor: Floor) -> None:
+        """Every provider opens, and its price takes steps from a phase of its own."""
         self._floor = floor
         seed = floor.workload.seed
         conduct = self.options.conduct
@@ -118,9 +119,11 @@ class Ours(Policy):
             floor.at(phase(self._rng) * UPDATE_S, self._step, seller)
 
     def asks(self, machine: Machine) -> float:
+        """What it would quote."""
         return self._sellers[machine.provider.number].ask()
 
     def returned(self, machine: Machine, now: float) -> None:
+        """It starts anew."""
         self._sellers[machine.provider.number].restart()
 
     # ---- the index ----
@@ -145,6 +148,7 @@ class Ours(Policy):
     # ---- a job ----
 
     def want(self, job: Job, now: float) -> None:
+        """Find it a provider."""
         self._attempts[job.number] = 0
         self._get(job, now)
 

@@ -49,9 +49,11 @@ class _Engine(Scheduler):
         self._capability = Capability(TASK, MODEL, p.slots, units_per_s=float(p.units_per_s))
 
     def capabilities(self) -> list[Capability]:
+        """The one thing sold."""
         return [self._capability]
 
     def load(self) -> dict[tuple[Task, str], EngineLoad]:
+        """How full the machine is."""
         a, now = self._machine.admission, self._clock()
         return {self._key: EngineLoad(a.taken(now), a.slots, a.queued, a.wait_s(now))}
 

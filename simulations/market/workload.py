@@ -34,7 +34,7 @@ CLASSES = (
     Hardware("server", 0.10, 8, 3000, 75_000_000),
 )
 COST_SPREAD = 0.2
-"""Standard deviation of the logarithm of a provider's cost around that of its class: electricity, the machine's price."""
+"""Standard deviation of the logarithm of a provider's cost around that of its class: electricity, hardware."""
 
 LOAD = 1.2
 """Work asked for over capacity when demand is 1: a market that nobody is priced out of finds no price."""

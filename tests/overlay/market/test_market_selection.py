@@ -12,7 +12,7 @@ from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
-from overlay.market.selection import Bid, score_nanoton, to_award
+from overlay.market.selection import Bid, acceptable, ranked, to_award, to_counter
 from transport.identity import Identity
 
 U = Unit.COMPLETION
@@ -22,6 +22,10 @@ WANT = Want(Task.CHAT, "demo", Usage({U: 1_000_000}), 10**9)
 
 def candidate(n, price=1000, wait_ms=0, speed=0.0):
     return Candidate(PEERS[n], Prices({U: price}), wait_ms, speed)
+
+
+def bid(candidate, start_ms=0):
+    return Bid(candidate, candidate.asks, start_ms)
 
 
 def policy(cap=1000, **changes):
@@ -55,8 +59,29 @@ def test_a_slower_provider_loses_to_a_dearer_one_when_time_is_worth_it():
     fast, slow = candidate(0, price=900, speed=1e6), candidate(1, price=500, speed=1e5)
     for value, best in ((0, slow), (100, fast)):
         held = policy(value_of_time_nanoton_per_s=value)
-        ranked = sorted((fast, slow), key=lambda c: score_nanoton(WANT, held, c.asks, c.wait_ms, c.units_per_s))
-        assert ranked[0] is best
+        assert ranked([bid(fast), bid(slow)], WANT, held)[0].candidate is best
+
+
+def test_a_quote_is_accepted_only_if_the_job_would_be_done_in_time():
+    slow, queued, fine = candidate(0, speed=1e5), candidate(1, speed=1e6), candidate(2, speed=1e6)
+    bids = [bid(slow), bid(queued, start_ms=9_500), bid(fine, start_ms=8_000)]
+    held = policy(deadline_s=9.5)
+    assert to_award(bids, WANT, held) == [bids[2]]
+    assert to_counter(bids, WANT, held) == []
+
+
+def test_where_the_cap_covers_time_a_low_price_does_not_make_up_for_a_long_wait():
+    late, soon = bid(candidate(0, price=300), start_ms=8_000), bid(candidate(1, price=900))
+    for covers, accepted in ((False, [soon, late]), (True, [soon])):
+        held = policy(value_of_time_nanoton_per_s=100, cap_covers_time=covers)
+        assert to_award([late, soon], WANT, held) == accepted
+    assert acceptable(late, WANT, policy())
+
+
+def test_the_best_three_are_asked_to_yield_when_every_quote_is_too_dear():
+    bids = [bid(candidate(n, price=1001 + n)) for n in range(5)]
+    assert to_counter(bids, WANT, policy()) == bids[:3]
+    assert to_counter([*bids, bid(candidate(9, price=1000))], WANT, policy()) == []
 
 
 def test_clients_do_not_herd_over_near_equal_providers():
@@ -85,7 +110,7 @@ def test_an_empty_index_gives_an_empty_shortlist():
     assert shortlist([], WANT, policy(), Random(1)) == []
 
 
-def bid(n, cost_nanoton, setup_nanoton=0, start_ms=0):
+def quote(n, cost_nanoton, setup_nanoton=0, start_ms=0):
     """A quote at which a job of ``WANT`` costs that much."""
     who = replace(candidate(n), setup_nanoton=setup_nanoton)
     return Bid(who, Prices({Unit.COMPLETION: cost_nanoton * 1_000_000 // WANT.usage.get(Unit.COMPLETION)}), start_ms)
@@ -99,21 +124,21 @@ def firsts(bids, want, draws=4000):
 
 
 def test_who_needs_a_channel_is_preferred_as_often_as_its_saving_is_part_of_what_the_channel_costs():
-    ready, stranger = bid(1, 5_000), bid(2, 4_000, setup_nanoton=100_000)
+    ready, stranger = quote(1, 5_000), quote(2, 4_000, setup_nanoton=100_000)
     for jobs, share in ((1, 0.01), (10, 0.1), (50, 0.5)):
         found = firsts([stranger, ready], replace(WANT, jobs=jobs))[stranger.candidate.provider] / 4000
         assert found == pytest.approx(share, abs=0.02)
 
 
 def test_a_saving_of_more_than_the_channel_costs_is_always_taken_and_a_loss_never():
-    ready, stranger = bid(1, 500_000), bid(2, 300_000, setup_nanoton=100_000)
+    ready, stranger = quote(1, 500_000), quote(2, 300_000, setup_nanoton=100_000)
     assert firsts([ready, stranger], WANT) == {stranger.candidate.provider: 4000}
-    dearer = bid(3, 600_000, setup_nanoton=1)
+    dearer = quote(3, 600_000, setup_nanoton=1)
     assert firsts([ready, dearer], WANT) == {ready.candidate.provider: 4000}
 
 
 def test_without_any_channel_the_best_offer_wins_and_all_are_kept_to_fall_back_on():
-    cheap, dear = bid(1, 1_000, setup_nanoton=10**9), bid(2, 2_000, setup_nanoton=10**9)
+    cheap, dear = quote(1, 1_000, setup_nanoton=10**9), quote(2, 2_000, setup_nanoton=10**9)
     assert to_award([dear, cheap], WANT, policy(cap=10**9), Random(1)) == [cheap, dear]
-    ready = bid(3, 1_500)
+    ready = quote(3, 1_500)
     assert to_award([dear, cheap, ready], WANT, policy(cap=10**9), Random(1)) == [ready, cheap, dear]
