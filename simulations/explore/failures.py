@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from pathlib import Path
 
@@ -77,4 +79,6 @@ def of_exception(error: BaseException) -> Failure:
         ours, cause = _our_frames(cause), cause.__cause__
     where = f" in {Path(ours[-1].filename).name}, {ours[-1].name}" if ours else ""
     text = "".join(traceback.format_exception(leaf))
+    for place in (_ROOT, sys.base_prefix):  # replay files travel: paths of this machine say nothing elsewhere
+        text = text.replace(f"{place}{os.sep}", "")
     return Failure(CRASH, f"{type(leaf).__name__}{where}", text[-4000:])

@@ -41,8 +41,5 @@ REPLAY_FILE_BYTES = 4 << 20
 LOG_LINES = 20
 """Of the event log, shown before the event where a replay stops."""
 
-LINE_CHARACTERS = 200
-"""Of one such line: payloads are long."""
-
 LAST_WORDS_BYTES = 4_000
 """Of what a process that died wrote to its standard error."""

@@ -15,6 +15,7 @@ import tomli_w
 from simulations.commit import UNKNOWN
 from simulations.explore import limits
 from simulations.explore.child import Run
+from simulations.explore.eventlines import readable
 from simulations.explore.failures import Failure, of_exception, of_result
 from simulations.files import write_whole
 from simulations.results import RunResult
@@ -126,7 +127,7 @@ class Replayed:
     """``None`` when an exception came out of it."""
     failure: Failure | None
     lines: tuple[str, ...]
-    """The end of the event log, when it was asked for."""
+    """The end of the event log in words, when it was asked for."""
     stopped_before: bool
     """Whether it was told to stop at an event: then nothing is compared."""
     same: bool
@@ -155,8 +156,6 @@ def rerun(
         replay.failure.digest,
         replay.failure.event,
     )
-    shown = tuple(
-        line if len(line) <= limits.LINE_CHARACTERS else line[: limits.LINE_CHARACTERS] + "…" for line in lines
-    )
+    shown = tuple(map(readable, lines))
     stopped = until_event is not None and failure is None
     return Replayed(result, failure, shown, stopped, same_failure and same_events, same_failure)

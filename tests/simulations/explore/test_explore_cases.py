@@ -27,6 +27,7 @@ def test_each_way_to_fail_is_told_apart_and_the_next_case_runs_on(fake_world):
     assert (broken.kind, broken.name, broken.at_s, broken.event) == (INVARIANT, "money is conserved", 20.0, 21)
     assert (crashed.kind, crashed.name) == (CRASH, "ValueError in fake_world.py, _trouble")
     assert "the world fell over" in crashed.what
+    assert 'File "tests/simulations/explore/fake_world.py", line' in crashed.what
     assert (died.kind, died.name) == (DIED, "exit code 7")
     assert diverged.kind == DIVERGED
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from simulations.explore import limits, replays
+from simulations.explore.eventlines import readable
 from simulations.explore.failures import Failure
 from simulations.explore.mixes import Pool, mix
 from simulations.explore.replays import Replay, ReplayError, check_commit, load, rerun, save
@@ -125,7 +126,25 @@ def test_until_before_stops_where_all_was_well_and_shows_the_end_of_the_log(fake
     assert again.failure is None
     assert again.result.events == 20
     assert len(again.lines) == min(20, limits.LOG_LINES)
-    assert again.lines[-1].startswith("19 1 ")
+    assert again.lines[-1].startswith("0.038 s  host ")
+    assert again.lines[-1].endswith("to 5  message")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("12009 2 4 3 2f61", "24.018 s  host 4 to 3  open  /a"),
+        ("12047 1 4 3 08ff", "24.094 s  host 4 to 3  message  08ff (2 bytes)"),
+        ("500 9 1 2 ", "1.000 s  host 1 to 2  connect"),
+        ("1500000000 0 0 0 6869", "1.500 s  note  hi"),
+        ("1 1 1 1 " + "00" * 99, "0.002 s  host 1 to 1  message  " + "00" * 30 + "… (99 bytes)"),
+        ("1 1 1 1 " + "61" * 99, "0.002 s  host 1 to 1  message  " + "a" * 60 + "…"),
+        ("something else", "something else"),
+        ("1 1 1 1 xyz", "1 1 1 1 xyz"),
+    ],
+)
+def test_lines_of_the_event_log_are_put_into_words(line, words):
+    assert readable(line) == words
 
 
 def test_what_has_been_mended_or_goes_another_way_is_not_called_the_same(fake_world, broken):
