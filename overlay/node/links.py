@@ -1,7 +1,7 @@
 """One link for each provider in use: the tunnel, the payment channel on it, and the jobs that run through both.
 
-A link is made on first use, kept while the tunnel lives and is used, and made anew when it is asked for again. It runs in a task of
-its own, so that whoever asked for it may go away.
+A link is made on first use, kept while the tunnel lives and is used, and made anew when it is asked for again. It runs
+in a task of its own, so that whoever asked for it may go away.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class Link:
     async def leave_when_idle(self) -> None:
         """Close the tunnel once nobody has used it for a while and all is paid."""
         while True:
-            while (idle_at := self.used_at + LINK_IDLE_S) > trio.current_time():
-                await trio.sleep_until(idle_at)
+            await trio.sleep_until(self.used_at + LINK_IDLE_S)
+            if trio.current_time() < self.used_at + LINK_IDLE_S:
+                continue
             with trio.move_on_after(SETTLE_UP_S):
                 await self.channel.settled()
             if self.channel.payer.quiet and self.used_at + LINK_IDLE_S <= trio.current_time():

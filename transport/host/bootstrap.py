@@ -26,8 +26,9 @@ async def keep_connected(
     rng: random.Random,
     lost: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
-    """Call ``connect`` whenever not ``connected`` (or well enough connected to others), for ever; ``tell`` gets one line for each failure. With ``lost``,
-    which waits for the end of the connection, nobody looks every few seconds whether it stands."""
+    """Call ``connect`` whenever not ``connected`` (or connected well enough), for ever; ``tell`` gets one line
+    for each failure. With ``lost``, which waits for the end of the connection, nobody looks every few seconds whether
+    it stands."""
     while True:
         delays = retry_delays(rng)
         while not connected():
