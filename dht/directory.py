@@ -42,6 +42,7 @@ from dht.limits import (
     STRANGERS_BURST,
     STRANGERS_PER_S,
     WANTED_PROVIDERS,
+    WARM_S,
     WITHDRAW_FLUSH_S,
 )
 from dht.listing import Listed, Listing
@@ -336,19 +337,19 @@ class Directory:
     async def _refresh(self) -> None:
         """Now and then a neighbour is asked, and what somebody wants is kept warm. Who wants nothing, and lost nothing
         for a while, sleeps for long."""
-        wait_s, ask_at = REFRESH_S, trio.current_time() + REFRESH_S / 2
+        wait_s, ask_at = REFRESH_S, trio.current_time() + REFRESH_S
         while True:
             self._asked = trio.Event()
             jitter = self._rng.uniform(0.8, 1.2)
             if not self._is_warm():
-                with trio.move_on_at(ask_at - jitter * REFRESH_S):
+                with trio.move_on_at(ask_at - jitter * WARM_S):
                     await self._asked.wait()
-            await trio.sleep(jitter * REFRESH_S)
+            await trio.sleep(jitter * WARM_S)
             self.index.sweep(self._clock())
             if self._gossip and trio.current_time() >= ask_at and (peers := self._host.peers()):
                 lost = await self._neighbours.sample(self._rng.choice(peers).peer_id)
                 wait_s = REFRESH_S if lost else min(2 * wait_s, MAX_REFRESH_S)
-                ask_at = trio.current_time() + wait_s - REFRESH_S / 2
+                ask_at = trio.current_time() + wait_s
             await self._keep_warm()
 
     def _is_warm(self) -> bool:

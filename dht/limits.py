@@ -137,8 +137,11 @@ just started knows no peer for the first of them, which costs nothing."""
 SEARCH_AGAIN_S, MAX_SEARCH_AGAIN_S = 20.0, 300.0
 """Between two searches for a market of which somebody is known, but fewer than wanted; doubled with each."""
 
-INTEREST_S = 600.0
-"""How long after it was last asked for a market is kept warm."""
+INTEREST_S = 300.0
+"""How long after it was last asked for a market is kept warm: a pause in a conversation, and not a lunch."""
+
+WARM_S = 48.0
+"""How often that is looked after: with a fifth more at random, often enough for what expires within RENEW_AHEAD_S."""
 
 RENEW_AHEAD_S = 60.0
 """A record that is wanted and expires within this is asked of its provider again. Gossip renews it 80 s ahead."""

@@ -1,7 +1,7 @@
 """One link for each provider in use: the tunnel, the payment channel on it, and the jobs that run through both.
 
-A link is made on first use, kept while the tunnel lives, and made anew when it is asked for again. It runs in a task of
-its own, so that whoever asked for it may go away.
+A link is made on first use, kept while the tunnel lives and is used, and made anew when it is asked for again. It runs
+in a task of its own, so that whoever asked for it may go away.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ SETTLE_UP_S = 10.0
 """How long leaving waits for the last voucher to be acknowledged."""
 
 
+LINK_IDLE_S = 120.0
+"""A link that no job asked for in this long is closed: two agreements' time. Kept open, each would be pinged for years,
+and a client that has dealt with fifty providers would have fifty of them. A new one takes a round trip or two."""
+
+
 @dataclass
 class Link:
     """A working connection to one provider. ``record`` is the channel that pays it."""
@@ -43,11 +48,29 @@ class Link:
     record: ChannelRecord
     addr: str
     scope: trio.CancelScope
+    used_at: float = field(default_factory=trio.current_time)
+    """When it was last asked for, by trio's clock."""
+    leaving: bool = False
 
     @property
     def works(self) -> bool:
         """Whether jobs can start on it."""
-        return self.tunnel.closed is None and self.channel.broken is None and not self.scope.cancel_called
+        over = self.leaving or self.tunnel.closed is not None or self.scope.cancel_called
+        return not over and self.channel.broken is None
+
+    async def leave_when_idle(self) -> None:
+        """Close the tunnel once nobody has used it for a while and all is paid."""
+        while True:
+            await trio.sleep_until(self.used_at + LINK_IDLE_S)
+            if trio.current_time() < self.used_at + LINK_IDLE_S:
+                continue
+            with trio.move_on_after(SETTLE_UP_S):
+                await self.channel.settled()
+            if self.channel.payer.quiet and self.used_at + LINK_IDLE_S <= trio.current_time():
+                self.leaving = True
+                await self.tunnel.aclose("idle")
+                return
+            self.used_at = trio.current_time()  # a long job runs, or somebody has just come back
 
 
 @dataclass
@@ -80,6 +103,7 @@ class Links:
         peer = body.provider
         link = self._links.get(peer)
         if link is not None and link.works and link.channel.payer.account.left_nanoton >= spendable_nanoton:
+            link.used_at = trio.current_time()
             return link
         async with self._locks.setdefault(peer, trio.Lock()):
             link = self._links.get(peer)
@@ -92,6 +116,7 @@ class Links:
                 if channel.channel != link.record.channel:
                     raise ProviderGone("the channel to this provider is being replaced; try again in a moment")
                 link.channel.payer.account.top_up(channel.deposit_nanoton)
+            link.used_at = trio.current_time()
             return link
 
     async def paid(self) -> set[PeerId]:
@@ -175,6 +200,7 @@ class Links:
                     "tunnel", f"tunnel to …{peer[-8:]} at {addr} ({stats.pattern}, {path})",
                     provider=peer, addr=addr, pattern=stats.pattern, relayed=stats.relayed,
                 )  # fmt: skip
+                jobs.nursery.start_soon(link.leave_when_idle)
                 task_status.started(link)
                 async for stream in tunnel.incoming():
                     stream.reset(reason="a client serves nothing")

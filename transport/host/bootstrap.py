@@ -8,7 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 import trio
 
 from transport.host.interface import DialError
-from transport.host.limits import BOOTSTRAP_FIRST_RETRY_S, BOOTSTRAP_MAX_RETRY_S, BOOTSTRAP_RECHECK_S
+from transport.host.limits import (
+    BOOTSTRAP_FIRST_RETRY_S,
+    BOOTSTRAP_MAX_RETRY_S,
+    BOOTSTRAP_RECHECK_S,
+    BOOTSTRAP_STABLE_S,
+)
 
 
 def retry_delays(rng: random.Random) -> Iterator[float]:
@@ -26,13 +31,15 @@ async def keep_connected(
     rng: random.Random,
     lost: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
-    """Call ``connect`` whenever not ``connected`` (or well enough connected to others), for ever; ``tell`` gets one line for each failure. With ``lost``,
-    which waits for the end of the connection, nobody looks every few seconds whether it stands."""
+    """Call ``connect`` whenever not ``connected`` (or connected well enough), for ever; ``tell`` gets one line
+    for each failure. With ``lost``, which waits for the end of the connection, nobody looks every few seconds whether
+    it stands."""
+    delays, since = retry_delays(rng), float("-inf")
     while True:
-        delays = retry_delays(rng)
         while not connected():
             try:
                 await connect()
+                since = trio.current_time()
             except DialError as error:
                 delay = next(delays)
                 tell(f"{error}; next attempt in {delay:.0f} s")
@@ -41,3 +48,8 @@ async def keep_connected(
             await lost()
         else:
             await trio.sleep(BOOTSTRAP_RECHECK_S)
+        if not connected():
+            if trio.current_time() >= since + BOOTSTRAP_STABLE_S:
+                delays = retry_delays(rng)
+            else:  # it is full, and closes what it has just taken
+                await trio.sleep(next(delays))

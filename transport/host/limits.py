@@ -196,9 +196,12 @@ BOOTSTRAP_FIRST_RETRY_S = 1.0
 BOOTSTRAP_MAX_RETRY_S = 60.0
 """Back-off between attempts on one bootstrap peer doubles from the first to the second, with jitter."""
 
-BOOTSTRAP_ENOUGH = 8
+BOOTSTRAP_ENOUGH = 4
 """Who has so many connections does not dial a bootstrap peer again that was lost: one that is full would close those
-that are idle, and ten thousand nodes would dial it again and again."""
+that are idle, and ten thousand nodes would dial it again and again. Four are what a gossip mesh needs (D_lo)."""
+
+BOOTSTRAP_STABLE_S = 60.0
+"""A connection to a bootstrap peer that ended before this was as good as none: the back-off goes on."""
 
 BOOTSTRAP_RECHECK_S = 5.0
 """How often a connected bootstrap peer is looked at, so that a lost one is dialled again."""
