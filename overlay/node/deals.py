@@ -8,14 +8,14 @@ finds another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import trio
 
 from compute.estimate import estimate_usage, expected_usage
 from compute.tasks import Request, Task
-from compute.usage import Prices, Unit
+from compute.usage import Prices, Unit, Usage
 from dht import CapacityRecord, Directory, Offer
 from overlay.config import MarketSection
 from overlay.errors import NoProvider, ProviderGone, TooExpensive, UnknownModel
@@ -54,6 +54,12 @@ CROWDED_WAIT_MS = 1_000
 """A standing agreement whose provider tells of a longer queue than this is not used while others may have none:
 negotiating takes half a second. Without this a client's jobs queue up at one provider for the whole minute while others
 idle, and a busy market loses half of its worth (docs/simulation.md, "The market alone")."""
+
+OPENING_MS = 7_500
+"""Opening a payment channel takes 5 to 10 s until it is on the chain."""
+
+CHANNEL_FEES_NANOTON = 12_900_000
+"""What opening a channel and settling it at its end costs (docs/benchmarks.md, `channel_life`)."""
 
 FIRST_OFFERS_S = 5.0
 """A client that has just started waits this long for the first offer."""
@@ -133,7 +139,7 @@ class Deals:
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
         try:
-            candidates = self._shortlist(rows, want)
+            candidates = await self._shortlist(rows, want)
             found = await collect_quotes(
                 self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
                 observer=self._told(want, candidates),
@@ -180,7 +186,7 @@ class Deals:
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
         try:
-            candidates = self._shortlist(rows, want)
+            candidates = await self._shortlist(rows, want)
             agreement = await negotiate(
                 self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
                 observer=self._told(want, candidates),
@@ -252,11 +258,13 @@ class Deals:
         best = min(rows, key=lambda row: (cost(row), row[2].model))[2].model
         return [row for row in rows if row[2].model == best]
 
-    def _shortlist(self, rows: Iterable[_Row], want: Want) -> list[Candidate]:
-        candidates = [
-            Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, o.units_per_s, record.host_addrs)
-            for peer, record, o in rows
-        ]
+    async def _shortlist(self, rows: Iterable[_Row], want: Want) -> list[Candidate]:
+        payable = await self.links.payable()
+        candidates = []
+        for peer, record, o in rows:
+            asks = Prices.from_wire(dict(o.prices))
+            known = Candidate(peer, asks, o.queue_wait_ms, o.units_per_s, record.host_addrs)
+            candidates.append(known if peer in payable else with_setup(known, want.usage, self.max_amount_nanoton))
         return shortlist(candidates, want, self._policy(), self.rng)
 
     def _told(self, want: Want, candidates: Iterable[Candidate]) -> Observer:
@@ -301,6 +309,13 @@ _CAP_KEYS = {
 def crowded(queue_wait_ms: int) -> bool:
     """Whether a provider with this queue is to be passed over although there is an agreement with it."""
     return queue_wait_ms > CROWDED_WAIT_MS
+
+
+def with_setup(candidate: Candidate, usage: Usage, deposit_nanoton: int) -> Candidate:
+    """``candidate`` as somebody with whom there is no channel yet: the fees of one, spread over all that a deposit pays
+    for, and the wait for it."""
+    share = CHANNEL_FEES_NANOTON * candidate.asks.cost_nanoton(usage) // max(1, deposit_nanoton)
+    return replace(candidate, setup_nanoton=share, setup_ms=OPENING_MS)
 
 
 def _too_dear(model: str, best: Prices, caps: Prices) -> TooExpensive:

@@ -20,7 +20,7 @@ from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, 
 from overlay.market import AgreementBody
 from overlay.node.reaching import reach
 from overlay.settlement import ChannelTerms, Voucher
-from overlay.settlement.ledger import ChannelAccount, ChannelRecord, GroupCommit, RiskBook
+from overlay.settlement.ledger import ChannelAccount, ChannelRecord, ChannelStatus, GroupCommit, RiskBook
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 from transport.tunnel import Tunnel, TunnelEndpoint, TunnelStats
@@ -98,6 +98,10 @@ class Links:
         """Close a link: its channel ends, or its provider is not to be used."""
         link.scope.cancel()
         self._machines.pop(link.record.channel, None)
+
+    async def payable(self) -> set[PeerId]:
+        """The providers to whom a channel is open."""
+        return {PeerId(record.peer) for record, _ in await self.desk.live() if record.status is ChannelStatus.OPEN}
 
     def tunnels(self) -> list[TunnelStats]:
         """What the tunnels in use have done so far."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from compute.usage import Prices
+from compute.usage import Prices, Usage
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Listing, Refusal, Want, limits, shortlist
 from overlay.market.negotiation import yielded
@@ -21,7 +21,7 @@ from overlay.market.provider import UPDATE_S
 from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped
 from overlay.market.selection import Bid, to_award, to_counter
 from overlay.node.client import MAX_TRIES
-from overlay.node.deals import FAILED_FOR_S, RENEW_AT, crowded
+from overlay.node.deals import FAILED_FOR_S, RENEW_AT, crowded, with_setup
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
 from simulations.market.seller import HONEST, Conduct, Seller, phase
 from simulations.market.workload import Job
@@ -44,6 +44,8 @@ class Options:
 
     standing_s: float = 0.0
     channels: bool = False
+    deposit_nanoton: int = 0
+    """What a client means to spend through a channel, if it weighs what opening one takes; 0 if it does not."""
     conduct: Mapping[int, Conduct] = field(default_factory=dict)
     """Of providers that are not honest."""
     asks: Mapping[int, int] = field(default_factory=dict)
@@ -139,10 +141,15 @@ class Ours(Policy):
     def _heard(self, news: Candidate, expires_s: float, now: float) -> None:
         self._index[news.provider] = (news, expires_s)
 
-    def _candidates(self, client: Client, now: float) -> list[Candidate]:
+    def _candidates(self, client: Client, usage: Usage, now: float) -> list[Candidate]:
         client.failed = {peer: until for peer, until in client.failed.items() if until > now}
         standing = [candidate for candidate, until in self._index.values() if until > now]
-        return [c for c in standing if c.provider not in client.failed] or standing
+        there = [c for c in standing if c.provider not in client.failed] or standing
+        deposit = self.options.deposit_nanoton
+        if not deposit:
+            return there
+        open_with = {self._sellers[number].peer for number in client.channels}
+        return [c if c.provider in open_with else with_setup(c, usage, deposit) for c in there]
 
     # ---- a job ----
 
@@ -234,7 +241,7 @@ class Ours(Policy):
         talk = Talk(client, job, want, policy, self._floor.rng(job, 3), done)
         size = self.options.asks.get(client.number, limits.SHORTLIST)
         try:
-            chosen = shortlist(self._candidates(client, now), want, policy, talk.rng, size)
+            chosen = shortlist(self._candidates(client, usage, now), want, policy, talk.rng, size)
         except TooExpensive:
             chosen = []
             client.quoted = True
