@@ -45,8 +45,8 @@ class Candidate:
     """A provider as the capacity index knows it: claims, seconds old. ``units_per_s`` is the speed of one job in its
     main unit, 0 when unknown; ``addrs`` are multiaddrs to reach it by.
 
-    ``setup_nanoton`` and ``setup_ms`` are what it takes us to be able to pay it: nothing with an open channel, else this
-    job's share of the fees of opening one, and the time until it is on the chain.
+    ``setup_nanoton`` and ``setup_ms`` are what it takes us to be able to pay it: nothing with an open channel, else
+    this job's share of the fees of opening one, and the time until it is on the chain.
     """
 
     provider: PeerId
