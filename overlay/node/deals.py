@@ -387,16 +387,14 @@ class Deals:
     def _shortlist(self, rows: Iterable[_Row], want: Want, paid: Collection[PeerId]) -> list[Candidate]:
         """Whom to ask: at least half of them are no strangers, as far as there are any; of these, those first whom a
         channel pays (``paid``)."""
-        setup = CHANNEL_NANOTON + round(self.market.value_of_time_nanoton_per_s * OPENING_S)
         known: list[Candidate] = []
         strangers: list[Candidate] = []
         rows = list(rows)
         speeds = self._speeds(rows, want)
         for (peer, record, o), speed in zip(rows, speeds, strict=True):
-            candidate = Candidate(
-                peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs,
-                0 if peer in paid else setup,
-            )  # fmt: skip
+            candidate = Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs)
+            if peer not in paid:
+                candidate = with_setup(candidate, self.market.value_of_time_nanoton_per_s)
             trusted = self.reputation.is_trusted(peer) or self.directory.index.is_settled(peer)
             (known if trusted else strangers).append(candidate)
         policy = self._policy()
@@ -469,6 +467,11 @@ def _affordable(candidates: list[Candidate], want: Want, policy: ClientPolicy, r
         return shortlist(candidates, want, policy, rng)
     except TooExpensive:
         return []  # strangers may ask less
+
+
+def with_setup(candidate: Candidate, value_of_time_nanoton_per_s: int) -> Candidate:
+    """``candidate`` as somebody with whom there is no channel yet."""
+    return replace(candidate, setup_nanoton=CHANNEL_NANOTON + round(value_of_time_nanoton_per_s * OPENING_S))
 
 
 def crowded(queue_wait_ms: int) -> bool:

@@ -142,6 +142,10 @@ class Links:
         link.scope.cancel()
         self._machines.pop(link.record.channel, None)
 
+    async def payable(self) -> set[PeerId]:
+        """The providers to whom a channel is open."""
+        return {PeerId(record.peer) for record, _ in await self.desk.live() if record.status is ChannelStatus.OPEN}
+
     def tunnels(self) -> list[TunnelStats]:
         """What the tunnels in use have done so far."""
         return [link.tunnel.stats() for link in self._links.values() if link.works]

@@ -21,7 +21,7 @@ from overlay.market.provider import UPDATE_S
 from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped
 from overlay.market.selection import Bid, to_award, to_counter
 from overlay.node.client import MAX_TRIES
-from overlay.node.deals import RENEW_AT, crowded
+from overlay.node.deals import RENEW_AT, crowded, with_setup
 from overlay.node.reputation import FAILED_FOR_S
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
 from simulations.market.seller import HONEST, Conduct, Seller, phase
@@ -45,6 +45,8 @@ class Options:
 
     standing_s: float = 0.0
     channels: bool = False
+    weighs: bool = False
+    """Whether clients weigh what opening a channel takes, as production does."""
     conduct: Mapping[int, Conduct] = field(default_factory=dict)
     """Of providers that are not honest."""
     asks: Mapping[int, int] = field(default_factory=dict)
@@ -140,10 +142,14 @@ class Ours(Policy):
     def _heard(self, news: Candidate, expires_s: float, now: float) -> None:
         self._index[news.provider] = (news, expires_s)
 
-    def _candidates(self, client: Client, now: float) -> list[Candidate]:
+    def _candidates(self, client: Client, second_nanoton: int, now: float) -> list[Candidate]:
         client.failed = {peer: until for peer, until in client.failed.items() if until > now}
         standing = [candidate for candidate, until in self._index.values() if until > now]
-        return [c for c in standing if c.provider not in client.failed] or standing
+        there = [c for c in standing if c.provider not in client.failed] or standing
+        if not self.options.weighs:
+            return there
+        open_with = {self._sellers[number].peer for number in client.channels}
+        return [c if c.provider in open_with else with_setup(c, second_nanoton) for c in there]
 
     # ---- a job ----
 
@@ -235,7 +241,9 @@ class Ours(Policy):
         talk = Talk(client, job, want, policy, self._floor.rng(job, 3), done)
         size = self.options.asks.get(client.number, limits.SHORTLIST)
         try:
-            chosen = shortlist(self._candidates(client, now), want, policy, talk.rng, size)
+            chosen = shortlist(
+                self._candidates(client, policy.value_of_time_nanoton_per_s, now), want, policy, talk.rng, size
+            )
         except TooExpensive:
             chosen = []
             client.quoted = True
@@ -292,7 +300,7 @@ class Ours(Policy):
         self._floor.at(now + HALF_S, self._award_first, talk, answered)
 
     def _award_first(self, talk: Talk, bids: list[Bid], now: float) -> None:
-        talk.order = to_award(bids, talk.want, talk.policy)[: limits.MAX_AWARDS]
+        talk.order = to_award(bids, talk.want, talk.policy, talk.rng)[: limits.MAX_AWARDS]
         self._award(talk, now)
 
     def _award(self, talk: Talk, now: float) -> None:
