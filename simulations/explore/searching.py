@@ -168,7 +168,8 @@ class _Searcher:
         seeds = iter(self.search.seeds)
         more = True
         while True:
-            more = more and self._fill(seeds)
+            self._shrink_waiting()
+            more = more and self._take_seeds(seeds)
             if not (self._cases or self._shrinks):
                 break
             try:
@@ -197,27 +198,32 @@ class _Searcher:
         self.state.running, self.state.shrinking = len(self._cases), len(self._shrinks)
         self.on_progress(self.state)
 
-    def _fill(self, seeds: Iterator[int]) -> bool:
-        """Submit until all slots are busy; whether there may be more seeds to come."""
+    def _busy(self) -> int:
+        return len(self._cases) + len(self._shrinks)
+
+    def _shrink_waiting(self) -> None:
+        """Submit what waits to be made small, also when no seeds are taken any more."""
+        while self._to_shrink and self._busy() < self.slots:
+            seed, scenario, failure = self._to_shrink.pop(0)
+            left = max(60.0, self.deadline - time.monotonic())
+            arguments = scenario, seed, failure, self.search.entry, self.search.case_cpu_s, min(limits.SHRINK_S, left)
+            self._shrinks[self._submit(shrink_case, *arguments)] = seed, scenario, failure
+
+    def _take_seeds(self, seeds: Iterator[int]) -> bool:
+        """Submit cases until all slots are busy; whether there may be more seeds to come."""
         search = self.search
-        while len(self._cases) + len(self._shrinks) < self.slots:
-            if self._to_shrink:
-                seed, scenario, failure = self._to_shrink.pop(0)
-                left = max(60.0, self.deadline - time.monotonic())
-                arguments = (scenario, seed, failure, search.entry, search.case_cpu_s, min(limits.SHRINK_S, left))
-                self._shrinks[self._submit(shrink_case, *arguments)] = seed, scenario, failure
-                continue
+        while self._busy() < self.slots:
             if time.monotonic() >= self.deadline:
                 self.state.stopped_because = f"{search.minutes:g} minutes are over"
                 return False
             if len(self.state.findings) >= limits.MAX_FINDINGS:
                 self.state.stopped_because = f"{limits.MAX_FINDINGS} cases fail: that is enough to work on"
                 return False
-            following = next(seeds, None)
-            if following is None:
+            seed = next(seeds, None)
+            if seed is None:
                 return False
-            future = self._submit(run_seed, following, search.make, search.entry, search.case_cpu_s)
-            self._cases[future] = following
+            future = self._submit(run_seed, seed, search.make, search.entry, search.case_cpu_s)
+            self._cases[future] = seed
         return True
 
     def _case_done(self, future: Any, seed: int) -> None:

@@ -40,6 +40,13 @@ def test_a_search_keeps_every_failing_case_and_the_smallest_of_each_kind(fake_wo
     assert files == {name for one in state.findings for name in (one.file, one.smallest_file)}
 
 
+def test_a_failure_of_the_last_seed_is_made_small_too(fake_world, tmp_path):
+    state = explore(Search([3], 1.0, tmp_path, workers=2, entry=ENTRY, make=fake_world.make))
+    (finding,) = state.findings
+    assert finding.smallest_file == state.smallest["invariant: money is conserved"]
+    assert finding.shrink_runs > 0
+
+
 def test_minutes_end_a_search_and_a_hanging_case_is_a_finding(fake_world, tmp_path):
     search = Search(range(10**9), 0.01, tmp_path, workers=1, entry=ENTRY, make=fake_world.make_slow, case_cpu_s=0.4)
     state = explore(search)
