@@ -147,10 +147,10 @@ def sellers(world: World, fault: Fault, rng: random.Random) -> list[ProviderPeer
 
 
 def demand_of(world: World, peer: Peer[Any]) -> Demand | None:
-    """What a client asks for; None for a provider."""
+    """What a client asks for; None for a provider, and for a client that an attack brought, which shops by itself."""
     if not isinstance(peer, ClientPeer):
         return None
-    return next(group.demand for group in world.scenario.clients if group.name == peer.group)
+    return next((group.demand for group in world.scenario.clients if group.name == peer.group), None)
 
 
 async def revive(world: World, peer: Peer[Any], after_s: float) -> None:
