@@ -87,7 +87,14 @@ async def scenario(make: Make, *, by_gossip: bool) -> tuple[bool, bool]:
                     if event.kind is EventKind.DROPPED:
                         dropped.append(str(event.peer_id))
 
+        async def tell(stream: HostStream) -> None:
+            await stream.receive(1000)
+            await stream.send(encode([1, [make(int(network.unix_time()), honest)], False]))
+
         nursery.start_soon(follow)
+        honest = b""
+        if not by_gossip:
+            attacker.set_handler(CAPACITY, tell)  # a newcomer is asked at once
         await provider.announce(selling(now))
         await trio.sleep(3)
         heard = known.index.heard(HONEST.peer_id)
@@ -97,12 +104,6 @@ async def scenario(make: Make, *, by_gossip: bool) -> tuple[bool, bool]:
             await attacker.publish(TOPIC, sign_record(ATTACKER, selling(now + 3, seq=2)).envelope)
             await trio.sleep(1)
 
-        async def tell(stream: HostStream) -> None:
-            await stream.receive(1000)
-            await stream.send(encode([1, [make(int(network.unix_time()), honest)], False]))
-
-        if not by_gossip:
-            attacker.set_handler(CAPACITY, tell)
         for _ in range(150):
             if by_gossip:
                 await attacker.publish(TOPIC, make(int(network.unix_time()), honest))

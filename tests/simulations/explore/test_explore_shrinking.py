@@ -54,6 +54,7 @@ def planted(needed_faults, least_clients, least_providers, seeds, at_s=None):
     least_providers=st.integers(0, 4),
     any_seed=st.booleans(),
 )
+@pytest.mark.slow
 def test_what_is_left_of_a_planted_failure_is_only_what_it_needs(mix_seed, least_clients, least_providers, any_seed):
     scenario = mix(mix_seed, POOL, ANY)
     needed = {fault.kind for fault in scenario.faults[:2]}

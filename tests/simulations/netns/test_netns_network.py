@@ -84,7 +84,7 @@ async def opened(number: int, **options):
     assert left() == []
 
 
-@pytest.mark.parametrize("carrier", [Carrier.VETH, Carrier.RELAY])
+@pytest.mark.parametrize("carrier", [Carrier.VETH, pytest.param(Carrier.RELAY, marks=pytest.mark.slow)])
 async def test_parts_do_not_reach_each_other_but_the_devnet_until_healed_whatever_carries(carrier):
     async with opened(3, carrier=carrier) as network:
         with listening(network, "node-1", "node-2", "node-3", "devnet"):

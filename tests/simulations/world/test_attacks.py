@@ -71,6 +71,7 @@ def test_who_never_pays_gets_one_credit_window_of_each_channel_and_the_others_ar
     assert people["failed"] == 0
 
 
+@pytest.mark.slow
 def test_an_eclipsed_newcomer_sees_the_party_alone_and_one_with_an_honest_peer_everybody() -> None:
     party = ProviderGroup("party", 1, floor=2.0, floor_sigma=0.0, hardware="rtx-3060", config=SMALL_WINDOW)
     victims = tuple(ClientGroup(name, 1, TALK, joins_s=(30.0, 31.0)) for name in ("lost", "lucky"))
@@ -103,6 +104,7 @@ def zoo() -> Scenario:
     return world(providers=selling, clients=buying, attacks=attacks, honest=2, duration_s=45.0)
 
 
+@pytest.mark.slow
 def test_every_kind_of_attacker_runs_is_accounted_for_and_replays_to_the_byte() -> None:
     found = seen(zoo())
     kinds = {*attackers.PROVIDERS, *attackers.CLIENTS, *attackers.ATTACKS} - {"honest", "hit-and-run"}
@@ -118,6 +120,7 @@ def test_the_honest_pair_of_a_scenario_has_the_same_nodes_and_no_attacker() -> N
     assert not pair.attackers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vanishes", "stalls"])
 def test_a_provider_that_lets_go_of_jobs_is_left_out_before_its_clients_have_lost_many(kind: str) -> None:
     options = {"jobs": 1, "after_s": 1.0, "away_s": 5.0} if kind == "vanishes" else {}

@@ -35,7 +35,17 @@ def outcomes(result: RunResult, from_s: float, to_s: float) -> list[str]:
     return [job.outcome for job in result.jobs if from_s <= job.asked_at_s < to_s and not job.error.startswith("its c")]
 
 
-@pytest.mark.parametrize("kind", sorted(FAULTS.keys() - {"crash-mid-stream", "shop-empty", "supply-shock"}))
+QUICK = {"crash", "churn", "partition", "chain-outage"}
+"""Those that each change is tried with; the rest are long runs."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow)
+        for kind in sorted(FAULTS.keys() - {"crash-mid-stream", "shop-empty", "supply-shock"})
+    ],
+)
 def test_a_town_gets_over_each_fault_and_no_invariant_breaks(town: Any, kind: str) -> None:
     fault = Fault(kind, 25.0, 15.0, "" if kind == "churn" else "sellers", 0.5, OPTIONS.get(kind, {}))
     # Who has to open a channel with somebody new waits for three blocks.
@@ -47,6 +57,7 @@ def test_a_town_gets_over_each_fault_and_no_invariant_breaks(town: Any, kind: st
     assert after.count("done") >= 0.7 * len(after)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_the_same_each_time(town: Any) -> None:
     faults = (
         Fault("churn", 15.0, 20.0, share=0.8, options={"replaced_share": 0.5, "away_s": 4.0}),

@@ -117,7 +117,11 @@ BROKEN: list[tuple[Break, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "invariant", "said"), BROKEN, ids=lambda of: getattr(of, "__name__", ""))
+@pytest.mark.parametrize(
+    ("broken", "invariant", "said"),
+    [pytest.param(*row, marks=() if number % 3 == 0 else pytest.mark.slow) for number, row in enumerate(BROKEN)],
+    ids=lambda of: getattr(of, "__name__", ""),
+)
 def test_a_broken_rule_stops_the_run_at_the_same_event_each_time(
     monkeypatch: pytest.MonkeyPatch, town: Any, broken: Break, invariant: str, said: str
 ) -> None:
