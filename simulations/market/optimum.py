@@ -42,9 +42,11 @@ class Optimum:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Fluid:
+    """The linear program, for any classes of machine and any way in which time devalues a job."""
+
     worth: _Array
-    """[job, class] value in nanoTON, −inf where the deadline is missed."""
+    """[job, class] value in nanoTON, −inf where the class does not do."""
     units: _Array
     """[job] millions of tokens."""
     sellers: list[tuple[_Array, _Array]]
@@ -66,10 +68,13 @@ class _Problem:
 
 
 def upper_bound(jobs: Sequence[Job], providers: Sequence[Provider], window_s: float) -> Optimum:
-    """The bound for ``jobs``, all of which came within ``window_s``, on ``providers``. Any point that the descent stops
-    at is a bound; it stops within 0.1 % of the least one."""
-    problem = _problem(jobs, providers, window_s)
-    prices = np.array([1.0, 1.2, 1.4, 1.7]) * UNIT_NANOTON
+    """The bound for ``jobs``, all of which came within ``window_s``, on ``providers``."""
+    return least_bound(_problem(jobs, providers, window_s), np.array([1.0, 1.2, 1.4, 1.7]) * UNIT_NANOTON)
+
+
+def least_bound(problem: Fluid, prices: _Array) -> Optimum:
+    """The least bound that a descent from ``prices`` finds. Any point where it stops is a bound; it stops within 0.1 %
+    of the least one."""
     work = np.array([float(w.sum()) for _, w in problem.sellers]) + 1e-9
     best_value, best = np.inf, prices
     for step in range(_STEPS):
@@ -82,7 +87,7 @@ def upper_bound(jobs: Sequence[Job], providers: Sequence[Provider], window_s: fl
     return Optimum(best_value, tuple(float(p) for p in best))
 
 
-def _polish(problem: _Problem, value: float, prices: _Array) -> tuple[float, _Array]:
+def _polish(problem: Fluid, value: float, prices: _Array) -> tuple[float, _Array]:
     """Compass search along the prices and along all of them together, halving the step when nothing improves."""
     size = 0.02
     moves = [*np.eye(len(prices)), np.ones(len(prices))]
@@ -101,7 +106,7 @@ def _polish(problem: _Problem, value: float, prices: _Array) -> tuple[float, _Ar
     return value, prices
 
 
-def _problem(jobs: Sequence[Job], providers: Sequence[Provider], window_s: float) -> _Problem:
+def _problem(jobs: Sequence[Job], providers: Sequence[Provider], window_s: float) -> Fluid:
     units = np.array([j.units for j in jobs], dtype=np.float64) / 1e6
     values = np.array([j.value_nanoton_per_munit for j in jobs], dtype=np.float64)
     deadlines = np.array([j.deadline_s for j in jobs], dtype=np.float64)
@@ -116,4 +121,4 @@ def _problem(jobs: Sequence[Job], providers: Sequence[Provider], window_s: float
         costs = np.array([p.cost_nanoton_per_munit for p in own], dtype=np.float64)
         work = np.array([p.capacity for p in own], dtype=np.float64) * window_s / 1e6
         sellers.append((costs, work))
-    return _Problem(worth, units, sellers)
+    return Fluid(worth, units, sellers)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import resource
-import subprocess
 import time
 from collections.abc import Callable
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
+import msgspec
 import trio
 
+from simulations.commit import commit
 from simulations.determinism import EventLog, freeze_again, frozen_heap, run_seeded
 from simulations.results import RunResult, Sample, Violation
 from simulations.scenarios.model import Scenario
 from simulations.world import attackers
 from simulations.world.buying import Order
+from simulations.world.efficiency import efficiency
 from simulations.world.invariants import Broken, Invariants
+from simulations.world.measures import marks
 from simulations.world.sampling import Sampler, providers, traffic
 from simulations.world.world import World
 
@@ -71,8 +73,9 @@ def run(
 
     outcome = run_seeded(seed, _live, scenario, seed, tape, until_s, sampled)
     world, reached_s, violations, stopped = outcome
-    return RunResult(
-        scenario=scenario.name, title=scenario.title, seed=seed, commit=commit(), duration_s=scenario.duration_s,
+    result = RunResult(
+        scenario=scenario.name, title=scenario.title, about=scenario.about.strip(), seed=seed, commit=commit(),
+        duration_s=scenario.duration_s,
         virtual_s=round(reached_s, 3), complete=not stopped and not violations, digest=tape.digest, events=tape.count,
         stopped_because=stopped, wall_s=time.perf_counter() - began, cpu_s=time.process_time() - cpu,
         rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, warmup_s=scenario.warmup_s,
@@ -84,6 +87,14 @@ def run(
         happenings=tuple(world.happenings), violations=tuple(violations),
         chain_fees_nanoton=world.chain.model.fees_nanoton, warnings=dict(sorted(world.lines.items())),
     )  # fmt: skip
+    machines = {
+        peer.number: [(offering, min(1.0, peer.uptime_s() / max(reached_s, 1e-9))) for offering in peer.sold]
+        for peer in world.providers
+    }
+    reached = efficiency(result.jobs, machines, scenario.warmup_s, reached_s)
+    if reached is not None:
+        result = msgspec.structs.replace(result, efficiency={"ours": reached})
+    return msgspec.structs.replace(result, marks=marks(result, scenario))
 
 
 async def _live(
@@ -112,8 +123,10 @@ async def _live(
             world.on_order = ended
             world.chain.on_block = partial(guarded, invariants.after_block)
             world.start()
-            joins = [group.joins_s for group in scenario.providers] + [group.joins_s for group in scenario.clients]
-            settled_s = max((last for _, last in joins), default=0.0) + SETTLE_S
+            joins = [group.joins_s[1] for group in scenario.providers] + [
+                group.joins_s[1] for group in scenario.clients
+            ]
+            settled_s = max(joins, default=0.0) + SETTLE_S
             with frozen_heap():
                 try:
                     while trio.current_time() < end_s:
@@ -137,18 +150,4 @@ async def _live(
         return world, reached_s, violations, stopped
 
 
-@cache
-def commit() -> str:
-    """The program's commit, with ``+`` when files differ from it; ``unknown`` where there is no repository."""
-    here = Path(__file__).parent
-    try:
-        name = subprocess.run(  # fixed words
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],  # noqa: S607
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return name.stdout.strip() or "unknown"
-
-
-__all__ = ["Tape", "commit", "run"]
+__all__ = ["Tape", "run"]
