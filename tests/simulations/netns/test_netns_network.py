@@ -138,7 +138,9 @@ from simulations.netns.network import Carrier, NetworkOptions, open_network
 import subprocess
 async def main():
     async with open_network(1, NetworkOptions(carrier=Carrier(sys.argv[1])), Path("a test")) as network:
-        sleeper = subprocess.Popen(network.command("node-1", ["sleep", "60"]))
+        there = network.command("node-1", ["sh", "-c", "echo there; exec sleep 60"])
+        sleeper = subprocess.Popen(there, stdout=subprocess.PIPE)
+        sleeper.stdout.readline()
         print(network.plan.network, sleeper.pid, flush=True)
         try:
             await trio.sleep_forever()
