@@ -162,6 +162,7 @@ def _gain_row(deviation: Deviation, samples: Sequence[float]) -> Row:
     at_most = None
     if deviation.row:
         at_most = 0.03 if deviation.by == "client" else 0.07
+    samples = [sample for sample in samples if not math.isnan(sample)]  # of a seed in which nobody could deviate
     error = statistics.stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else math.nan
     extra = {} if math.isnan(error) else {"standard_error": _short(error)}
     who = {"client": "a client", "provider": "a provider"}.get(deviation.by, "a party")
