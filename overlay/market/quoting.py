@@ -185,7 +185,9 @@ class QuoteDesk:
             return self._decline(sealed, now_ms, listing.reason, listing.explanation)
         # The last word replaces the quote before it: there is one promise to keep, not two.
         self._drop(counter.answers)
-        prices = last_word(promise.quote.prices, counter.prices, promise.floor)
+        prices = promise.quote.prices
+        if yields(listing):
+            prices = last_word(prices, counter.prices, promise.floor)
         return self._offer(sealed, promise.request, prices, listing, now_ms, countered=True)
 
     def _award(self, sealed: Sealed, award: Award, now_ms: int) -> Reply:
@@ -317,6 +319,12 @@ def promised_start_ms(listing: Listing) -> int:
 def slipped(listing: Listing, promised_ms: int) -> bool:
     """Whether a job would start noticeably later now than the quote said: its award is refused."""
     return listing.wait_ms > promised_ms + limits.SLIP_TOLERANCE_MS
+
+
+def yields(listing: Listing) -> bool:
+    """Whether a counter is met at all: while a slot is free. A full provider sells the place to somebody else, and who
+    always says that it is too dear must not get it for a tenth less."""
+    return listing.wait_ms == 0
 
 
 def last_word(quoted: Prices, proposed: Prices, floor: Prices) -> Prices:

@@ -18,7 +18,7 @@ from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Listing, Refusal, Want, limits, shortlist
 from overlay.market.negotiation import yielded
 from overlay.market.provider import UPDATE_S
-from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped
+from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped, yields
 from overlay.market.selection import Bid, to_award, to_counter
 from overlay.node.client import MAX_TRIES
 from overlay.node.deals import RENEW_AT, crowded, with_setup
@@ -295,7 +295,9 @@ class Ours(Policy):
                 continue
             listing = seller.listing() if seller.machine.up else None
             if isinstance(listing, Listing):
-                prices = last_word(bid.prices, yielded(bid.prices), listing.floor)
+                prices = bid.prices
+                if yields(listing):
+                    prices = last_word(prices, yielded(prices), listing.floor)
                 answered.append(Bid(bid.candidate, prices, promised_start_ms(listing)))
         self._floor.at(now + HALF_S, self._award_first, talk, answered)
 
