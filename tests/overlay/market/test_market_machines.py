@@ -97,6 +97,17 @@ def test_an_award_sent_again_gets_the_same_acknowledgement_and_no_second_agreeme
     assert again.agreement is None
 
 
+def test_a_provider_without_a_free_slot_gives_way_to_nobody():
+    client, desk, shop = parties()
+    shop.answer = dataclasses.replace(shop.answer, wait_ms=1)
+    ask(client, desk)
+    reply = desk.handle(CLIENT.peer_id, client.counter(NOW), NOW)
+    client.receive(reply.data, NOW)
+    assert client.state is State.QUOTED
+    assert client.last_word
+    assert client.quote.prices == PRICES
+
+
 def test_the_provider_gives_way_once_by_a_tenth_and_not_below_its_floor():
     client, desk, _ = parties()
     ask(client, desk)
