@@ -142,7 +142,7 @@ class Floor:
         """Randomness of one attempt at one job: a deviation and what it deviates from draw the same."""
         outcome = self.outcomes[job.number]
         seed = ((self.workload.seed * 1_000_003 + job.number) * 64 + outcome.tries + 8 * outcome.restarts) * 16 + salt
-        return Random(seed)  # noqa: S311
+        return Random(seed)  # noqa: S311  # a model, no secret
 
     def start(self, job: Job, provider: int, price_nanoton_per_munit: int, agreed_s: float, now: float) -> bool:
         """Bring a job to a machine; false when it is gone or turns it away."""

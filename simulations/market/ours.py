@@ -111,7 +111,7 @@ class Ours(Policy):
         self._floor = floor
         seed = floor.workload.seed
         conduct = self.options.conduct
-        self._rng = Random(seed + 7_000_003)  # noqa: S311
+        self._rng = Random(seed + 7_000_003)  # noqa: S311  # a model, no secret
         self._sellers = [Seller(m, lambda: floor.now, conduct.get(m.provider.number, HONEST)) for m in floor.machines]
         self._number = {seller.peer: n for n, seller in enumerate(self._sellers)}
         self._clients: dict[int, Client] = {}

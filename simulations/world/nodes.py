@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -46,7 +47,7 @@ def dying_quietly(machine: VirtualMachine) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class Peer(Generic[N]):
+class Peer(ABC, Generic[N]):
     """A machine and the node that runs on it, if one does. ``number`` counts among those of its role."""
 
     number: int
@@ -98,9 +99,9 @@ class Peer(Generic[N]):
             self.warnings[event.kind] += 1
         self.told(self, event)
 
+    @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[N]:
         """The node, as a block."""
-        raise NotImplementedError
 
     async def run(
         self, use: Callable[[N], Awaitable[None]] | None = None,

@@ -221,7 +221,8 @@ class World:
             begins = demands.session_starts(demand, draw, trio.current_time(), self.scenario.duration_s)
             for at_s in begins:
                 await trio.sleep_until(at_s)
-                nursery.start_soon(self._session, client, node, demand, random.Random(draw.random()))  # noqa: S311
+                own = random.Random(draw.random())  # noqa: S311  # a model
+                nursery.start_soon(self._session, client, node, demand, own)
             await trio.sleep_forever()
 
     async def _session(self, client: ClientPeer, node: ClientNode, demand: Demand, draw: random.Random) -> None:

@@ -42,7 +42,7 @@ def stop_paying(node: ClientNode, *, beyond_nanoton: int = 0) -> None:
         channel.payment = payment  # type: ignore[method-assign]  # of this client's own channel
         return channel
 
-    node.links._machine = machine  # type: ignore[method-assign]
+    node.links._machine = machine  # type: ignore[method-assign]  # its own instance only
 
 
 class NonPaying(ClientBehaviour):
@@ -68,7 +68,7 @@ class NonPaying(ClientBehaviour):
                 node.deals.reputation.disputed(deal.link.peer, trio.current_time())
                 ended(request, deal)
 
-            node.deals.ended = leave  # type: ignore[method-assign]
+            node.deals.ended = leave  # type: ignore[method-assign]  # its own instance only
 
 
 class FreeRiding(NonPaying):
@@ -102,7 +102,7 @@ class Vanishing(ClientBehaviour):
 
     async def live(self, world: World, peer: ClientPeer, node: ClientNode) -> None:
         """As soon as something runs, a moment later it is gone."""
-        while not any(account.unpaid_nanoton for account in node.links.accounts().values()):  # noqa: ASYNC110
+        while not any(account.unpaid_nanoton for account in node.links.accounts().values()):  # noqa: ASYNC110  # nothing tells
             await trio.sleep(1.0)  # nothing tells of it
         demand = next(group.demand for group in world.scenario.clients if group.name == peer.group)
         world.nursery.start_soon(self._come_back, world, peer, demand)
@@ -154,4 +154,4 @@ class Hoarding(ClientBehaviour):
             found = await rows(task, model)
             return [row for row in found if row[0] not in spared] or found
 
-        node.deals._rows = others  # type: ignore[method-assign]
+        node.deals._rows = others  # type: ignore[method-assign]  # its own instance only

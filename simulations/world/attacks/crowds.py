@@ -139,7 +139,7 @@ async def sybil_dht(world: World, attack: AttackGroup) -> None:
 
 async def _mingle(gathering: _Gathering, share: int = 4) -> None:
     """Each connects to a few providers, once half of them are up, and so enters their tables."""
-    while 2 * len(honest := gathering.honest()) < len(gathering.world.providers):  # noqa: ASYNC110
+    while 2 * len(honest := gathering.honest()) < len(gathering.world.providers):  # noqa: ASYNC110  # nothing tells
         await trio.sleep(1.0)  # nothing tells of it
     for host in gathering.crowd.hosts:
         for other in gathering.rng.sample(honest, min(share, len(honest))):

@@ -59,7 +59,7 @@ class Vanishing(ProviderBehaviour):
     async def live(self, world: World, peer: ProviderPeer, node: ProviderNode) -> None:
         """Wait for enough jobs, give them a moment to be half done, and go."""
         enough = self.options.get("jobs", 2)
-        while node.jobs.running_jobs < enough:  # noqa: ASYNC110
+        while node.jobs.running_jobs < enough:  # noqa: ASYNC110  # nothing tells
             await trio.sleep(TURN_S)  # nothing tells of it
         await trio.sleep(self.options.get("after_s", 3.0))
         world.nursery.start_soon(self._come_back, world, peer)
