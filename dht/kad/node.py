@@ -17,7 +17,7 @@ from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact, contact, contact_of
 from dht.kad.errors import KadError, StoreRefused
 from dht.kad.keys import peer_bytes
-from dht.kad.limits import HOLDERS_S, MAX_HOLDERS, MAX_SAVED_PEERS, START_S, STORE_WIDTH, K
+from dht.kad.limits import HOLDERS_S, MAX_HOLDERS, MAX_SAVED_PEERS, STORE_WIDTH, K
 from dht.kad.lookup import LookupRequest
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.neighbours import Neighbours
@@ -111,8 +111,7 @@ class Kademlia:
         self._lookups = self._requests = self._failures = self._save_failures = 0
         self._saved: tuple[Contact, ...] = ()
         self._holders: dict[bytes, tuple[float, list[Contact]]] = {}
-        self._running = self._bootstrapping = False
-        self._ready = trio.Event()
+        self._bootstrapping = False
         self._stack = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
         self._build(validators)
@@ -146,15 +145,14 @@ class Kademlia:
     async def __aenter__(self) -> Self:
         if not self._client_only:
             # First of all: who is told that we do not speak the protocol leaves us alone for a while.
-            self._host.set_handler(self.protocol, self._serve)
+            self._host.set_handler(self.protocol, self._server)
         await self._load()
         async with AsyncExitStack() as stack:
             events = await stack.enter_async_context(self._host.events())
             self._nursery = await stack.enter_async_context(background())
             self._neighbours.run_in(self._nursery)
             self._nursery.start_soon(self._upkeep.run, events, self._nursery)
-            self._running = True
-            self._ready.set()
+            self._server.begin()
             for peer in self._saved:
                 self._neighbours.probe(peer)
             self._stack = stack.pop_all()
@@ -163,22 +161,13 @@ class Kademlia:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._running = False
+        self._server.end()
         self._neighbours.stop()
         self._nursery = None
         if self._storage is not None:
             with trio.CancelScope(shield=True):
                 await self._save()
         await self._stack.__aexit__(kind, error, trace)
-
-    async def _serve(self, stream: HostStream) -> None:
-        if not self._ready.is_set():
-            with trio.move_on_after(START_S):
-                await self._ready.wait()
-        if not self._running:
-            await stream.reset()
-            return
-        await self._server.serve(stream)
 
     async def _open_stream(self, peer: Contact) -> HostStream:
         return await self._host.open_stream(peer.peer_id, self.protocol, addrs=peer.texts())

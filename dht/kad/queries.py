@@ -219,8 +219,9 @@ class Queries:
         settled = SETTLED if self._validators.self_certifying(key) else None
         return (await self.find_node(key, session, settled=settled)).holders()
 
-    async def store(self, peers: Iterable[Contact], message: Message, session: Session) -> int:
-        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (or, for the latter, were told)."""
+    async def store(self, peers: Iterable[Contact], message: Message, session: Session, *, more: bool = False) -> int:
+        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (or, for the latter, were told). ``more``: other
+        messages to the same peers follow in this session."""
         encoded = encode_message(message)
         waiting = list(peers)
         waiting.reverse()
@@ -235,7 +236,7 @@ class Queries:
                         await session.tell(peer, encoded)
                         taken += 1
                         continue
-                    reply = await session.ask(peer, message.type, encoded)
+                    reply = await session.ask(peer, message.type, encoded, last=not more)
                 except (NoAnswer, BadMessage):
                     continue  # a peer that refuses a record resets the stream, as all of libp2p does
                 assert message.record is not None

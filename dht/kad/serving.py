@@ -21,6 +21,7 @@ from dht.kad.limits import (
     REQUESTS_BURST,
     REQUESTS_PER_S,
     SEND_S,
+    START_S,
 )
 from dht.kad.messages import MessageType, encode_message, parse_request
 from dht.kad.neighbours import Neighbours
@@ -30,7 +31,8 @@ from transport.identity import PeerId
 
 
 class Server:
-    """Serves the protocol. ``clock`` gives Unix seconds, by which records end."""
+    """Serves the protocol, between :meth:`begin` and :meth:`end`: it is the host's handler of it (a
+    :class:`transport.host.PromptHandler`). ``clock`` gives Unix seconds, by which records end."""
 
     def __init__(self, host: Host, answers: Answers, neighbours: Neighbours, clock: Callable[[], float]) -> None:
         self._host = host
@@ -41,13 +43,51 @@ class Server:
         self._offences = Allowance(MAX_OFFENCES, OFFENCES_PER_S)
         self._streams: dict[PeerId, int] = {}
         self._open = 0
+        self._running = False
+        self._begun = trio.Event()
         self.served: dict[MessageType, int] = dict.fromkeys(MessageType, 0)
         """Requests answered, by type."""
         self.refused = 0
         """Requests and streams not answered: malformed, invalid, or over a limit."""
 
-    async def serve(self, stream: HostStream) -> None:
+    def begin(self) -> None:
+        """Answer from now on; who asked before has waited for it."""
+        self._running = True
+        self._begun.set()
+
+    def end(self) -> None:
+        """Reset the streams that come from now on."""
+        self._running = False
+
+    def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
+        """The reply to a request that is within the peer's budget and in order; None for all others, which
+        :meth:`__call__` has a stream to refuse by."""
+        now = trio.current_time()
+        if not self._running or len(request) > MAX_REQUEST_BYTES or not self._budget.affords(peer, now):
+            return None
+        if self._streams.get(peer, 0) >= MAX_STREAMS_PER_PEER or self._open >= MAX_STREAMS:
+            return None
+        try:
+            parsed = parse_request(request)
+            if parsed.type is MessageType.ADD_PROVIDER:
+                return None  # it has no reply
+            reply = self._answers.answer(peer, parsed, self._clock())
+        except KadError:
+            return None
+        assert reply is not None
+        self._budget.charge(peer, now)
+        self.served[parsed.type] += 1
+        self._neighbours.met(peer)
+        return encode_message(reply)
+
+    async def __call__(self, stream: HostStream) -> None:
         """Handle one inbound stream, request after request (kad-dht §RPC messages allows several)."""
+        if not self._begun.is_set():
+            with trio.move_on_after(START_S):
+                await self._begun.wait()
+        if not self._running:
+            await stream.reset()
+            return
         peer = stream.peer_id
         count = self._streams.get(peer, 0)
         if count >= MAX_STREAMS_PER_PEER or self._open >= MAX_STREAMS:

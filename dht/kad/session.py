@@ -111,15 +111,15 @@ class Session:
                 for stream in streams:
                     nursery.start_soon(stream.aclose)
 
-    async def ask(self, peer: Contact, kind: MessageType, request: bytes) -> Message:
-        """Send a request of ``kind`` and return its reply.
+    async def ask(self, peer: Contact, kind: MessageType, request: bytes, *, last: bool = False) -> Message:
+        """Send a request of ``kind`` and return its reply. ``last``: no other one to this peer follows.
 
         Raises :class:`NoAnswer`, or :class:`BadMessage` when the reply breaks the protocol."""
         self._wire.begin(peer.peer_id)
         answer: tuple[Message, float] | None = None
         try:
             with trio.CancelScope(deadline=trio.current_time() + OPEN_S) as scope:  # fail_after costs twice as much
-                answer = await self._exchange(peer, request, scope)
+                answer = await self._exchange(peer, request, scope, last=last)
         except DialError as error:
             self._times.missed()
             raise NoAnswer(str(error)) from error
@@ -154,15 +154,17 @@ class Session:
         except (trio.TooSlowError, HostError) as error:
             raise NoAnswer(f"{peer.peer_id} could not be told: {error}") from error
 
-    async def _exchange(self, peer: Contact, request: bytes, scope: trio.CancelScope) -> tuple[Message, float]:
+    async def _exchange(
+        self, peer: Contact, request: bytes, scope: trio.CancelScope, *, last: bool
+    ) -> tuple[Message, float]:
         """A reply, and how long it took once there was a stream; from then on its deadline is that of replies."""
         if (kept := self._idle.pop(peer.peer_id, None)) is not None:
             try:
-                return await self._on(kept, request, scope)
+                return await self._on(kept, request, scope, last=last)
             except StreamError:
                 pass  # others close a stream after its reply, as they may
             scope.deadline = trio.current_time() + OPEN_S
-        return await self._on(await self._opened(peer), request, scope)
+        return await self._on(await self._opened(peer), request, scope, last=last)
 
     async def _opened(self, peer: Contact) -> HostStream:
         try:
@@ -170,7 +172,9 @@ class Session:
         except StreamError as error:
             raise NoAnswer(str(error), refused=True) from error
 
-    async def _on(self, stream: HostStream, request: bytes, scope: trio.CancelScope) -> tuple[Message, float]:
+    async def _on(
+        self, stream: HostStream, request: bytes, scope: trio.CancelScope, *, last: bool
+    ) -> tuple[Message, float]:
         began = trio.current_time()
         scope.deadline = began + self._times.timeout_s
         try:
@@ -179,7 +183,7 @@ class Session:
         except BaseException:
             await _reset(stream)
             raise
-        if self._keep and len(self._idle) < MAX_SESSION_STREAMS:
+        if self._keep and not last and len(self._idle) < MAX_SESSION_STREAMS:
             self._idle[stream.peer_id] = stream
         else:
             await stream.aclose()

@@ -183,7 +183,7 @@ class Upkeep:
             while waiting:
                 async with self._queries.session(keep=True) as session:
                     for record, peer in waiting.pop():
-                        if not await self._queries.store([peer], _put(record), session):
+                        if not await self._queries.store([peer], _put(record), session, more=True):
                             break  # it is gone again, or wants no more
 
         async with trio.open_nursery() as nursery:

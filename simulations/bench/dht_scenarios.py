@@ -44,8 +44,9 @@ def blob(number: int) -> bytes:
 
 async def grown(swarm: Swarm, count: int) -> None:
     """A swarm of ``count``, which has had a little while since."""
-    await swarm.grow(count)
-    await trio.sleep(5)
+    with frozen_heap():
+        await swarm.grow(count)
+        await trio.sleep(5)
 
 
 async def put_all(swarm: Swarm, keys: int) -> list[int]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 from simulations.network.dialling import Dial, split_addr, split_peer
-from simulations.network.limits import MAX_KNOWN_PEERS, TRIM_SHARE
-from simulations.network.links import ANSWER, OPEN, Link
-from simulations.network.streams import VirtualStream
+from simulations.network.limits import MAX_KNOWN_PEERS, PROMPT_IDLE_S, TRIM_SHARE
+from simulations.network.links import ANSWER, Link
+from simulations.network.streams import Entry, VirtualStream
 from simulations.network.workers import Workers
 from transport.host.interface import (
     DialError,
@@ -25,6 +25,7 @@ from transport.host.interface import (
     HostEvent,
     HostStream,
     PeerInfo,
+    PromptHandler,
     StreamError,
     StreamHandler,
 )
@@ -79,6 +80,12 @@ class VirtualHost:
         self._second: dict[PeerId, Link] = {}
         """Second connections, of two hosts that dialled each other at once."""
         self._handlers: dict[str, StreamHandler] = {}
+        self._prompt: dict[StreamHandler, Callable[[PeerId, bytes], bytes | None]] = {}
+        """Handlers that can answer at once, and how."""
+        self._served: dict[VirtualStream, tuple[float, StreamHandler]] = {}
+        """Streams that have no task, when each was last asked something, in that order, and their handlers."""
+        self._unsaid: list[VirtualStream] = []
+        """Streams opened in this tick, whose opening has not left unless something was sent."""
         self._followers: dict[NewsQueue[HostEvent], None] = {}
         self._dialling: dict[PeerId, trio.Event] = {}
         self._awaited: dict[PeerId, trio.Event] = {}
@@ -251,39 +258,55 @@ class VirtualHost:
         if link is None or peer in self._refused_until:
             link = await self._ensure_connected(peer, [addr for addr in addrs if split_addr(addr) is not None])
         stream = VirtualStream(link, peer, protocol)
-        name = protocol.encode()
-        link.send(OPEN, name, 2 * len(name), link.remote.host._serve_open, (stream, protocol))
+        if not self._unsaid:
+            self.network.timeline.at(0.0, self._say, None)
+        self._unsaid.append(stream)
         self._opening[stream] = now = self.network.timeline.now()
-        if not self._sweeping:
-            self._sweep_at(now)
+        self._sweep_at(now + NEGOTIATE_S)
         return stream
 
-    def _sweep_at(self, oldest: float) -> None:
+    def _say(self, _: object) -> None:
+        """The openings leave that nothing travels with."""
+        unsaid, self._unsaid = self._unsaid, []
+        for stream in unsaid:
+            if stream.link.is_open:
+                stream.begin()
+
+    def _sweep_at(self, when_s: float) -> None:
         # At whole seconds, so that all hosts share few ticks: an answer has up to a second longer.
-        self._sweeping = True
-        self.network.timeline.at(math.ceil(oldest + NEGOTIATE_S), self._sweep, None)
+        if not self._sweeping:
+            self._sweeping = True
+            self.network.timeline.at(math.ceil(when_s), self._sweep, None)
 
     def _sweep(self, _: object) -> None:
-        """Give up the openings that were not answered."""
+        """Give up the openings that were not answered, and streams without a task that are silent to their handlers."""
         self._sweeping = False
         now = self.network.timeline.now()
         while self._opening:
             stream, since = next(iter(self._opening.items()))
             if since + NEGOTIATE_S > now:
-                self._sweep_at(since)
-                return
+                self._sweep_at(since + NEGOTIATE_S)
+                break
             del self._opening[stream]
             stream.give_up()
+        while self._served:
+            stream, (since, handler) = next(iter(self._served.items()))
+            if since + PROMPT_IDLE_S > now:
+                self._sweep_at(since + PROMPT_IDLE_S)
+                break
+            self._give_task(stream, handler)
 
-    def _answered(self, answer: tuple[VirtualStream, str]) -> None:
-        """The other side has a stream that we opened, or says why not."""
-        stream, refusal = answer
+    def answered(self, answer: tuple[VirtualStream, str, Entry | None]) -> None:
+        """The other side has a stream that we opened and may have answered the first request, or says why not."""
+        stream, refusal, entry = answer
         self._opening.pop(stream, None)
         stream.answered(refusal)
+        if entry is not None:
+            stream.take(entry)
 
-    def _serve_open(self, asked: tuple[VirtualStream, str]) -> None:
-        """A stream arrives: serve it, and say whether we do."""
-        theirs, protocol = asked
+    def serve_open(self, asked: tuple[VirtualStream, str, Entry | None]) -> None:
+        """A stream arrives, maybe with its first message: serve it, and say whether we do."""
+        theirs, protocol, entry = asked
         link = theirs.link.remote
         handler = self._handlers.get(protocol)
         if handler is None:
@@ -295,8 +318,42 @@ class VirtualHost:
             stream = VirtualStream(link, link.remote.host.peer_id, protocol, opened=True)
             stream.other, theirs.other = theirs, stream
             link.inbound_streams += 1
-            self._workers.start(self._serve, (stream, handler))
-        link.send(ANSWER, b"", len(protocol), link.remote.host._answered, (theirs, refusal))
+            if entry is None or handler not in self._prompt:
+                self._workers.start(self._serve, (stream, handler))
+            else:
+                stream.prompt = self._prompted
+                self._served[stream] = (self.network.timeline.now(), handler)
+                if self._prompted(stream, entry, protocol):
+                    self._sweep_at(self.network.timeline.now() + PROMPT_IDLE_S)
+                    return
+            if entry is not None:
+                stream.take(entry)
+        link.send(ANSWER, b"", len(protocol), link.remote.host.answered, (theirs, refusal, None))
+
+    def _prompted(self, stream: VirtualStream, entry: Entry | None, protocol: str = "") -> bool:
+        """Let the handler of a stream that has no task answer a request at once; else, False, it gets a task. None: the
+        stream is over. ``protocol``: the other side is still to be told that we serve it."""
+        if entry is None:
+            stream.prompt = None
+            del self._served[stream]
+            stream.link.inbound_streams -= 1
+            stream.retire()
+            return True
+        total, size, request = entry
+        _, handler = self._served[stream]
+        if request is not None and size == total:
+            reply = self._prompt[handler](stream.peer_id, request)
+            if reply is not None and stream.reply(size, reply, protocol):
+                if self._served.pop(stream, None) is not None:  # else the connection broke under the reply
+                    self._served[stream] = (self.network.timeline.now(), handler)
+                return True
+        self._give_task(stream, handler)
+        return False
+
+    def _give_task(self, stream: VirtualStream, handler: StreamHandler) -> None:
+        del self._served[stream]
+        stream.prompt = None
+        self._workers.start(self._serve, (stream, handler))
 
     async def _serve(self, job: tuple[VirtualStream, StreamHandler]) -> None:
         stream, handler = job
@@ -320,11 +377,13 @@ class VirtualHost:
         """Serve ``protocol``; at most one handler each."""
         if protocol in self._handlers:
             raise ValueError(f"{protocol} has a handler already")
-        self._handlers[protocol] = handler
+        self.replace_handler(protocol, handler)
 
     def replace_handler(self, protocol: str, handler: StreamHandler) -> None:
         """Serve ``protocol`` otherwise from now on: what somebody does who has changed his node's code."""
         self._handlers[protocol] = handler
+        if isinstance(handler, PromptHandler):
+            self._prompt[handler] = handler.prompt
 
     # --- gossip -----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
-from simulations.network.links import END, MESSAGE, RESET
+from simulations.network.links import END, MESSAGE, OPEN, RESET
 from transport.host.interface import ProtocolRefused, StreamError
 from transport.host.limits import MAX_MESSAGE_BYTES, NEGOTIATE_S, STREAM_WINDOW_BYTES
 from transport.identity import PeerId
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
     from simulations.network.links import Link
 
 
+Entry = tuple[int, int, bytes | None]
+"""What arrives at once: the length of the whole message, how many bytes of it these are, the message with its last."""
+
+
 class VirtualStream:
     """One end of a stream. One task sends and one receives at a time.
 
-    A message that fits the window costs no switch of tasks to send, and none to receive when it is there.
+    A message that fits the window costs no switch of tasks to send, and none to receive when it is there. What is sent
+    as soon as a stream is opened travels with its opening, as in one packet.
     """
 
     __slots__ = (
@@ -30,11 +36,13 @@ class VirtualStream:
         "_opened",
         "_over",
         "_peer",
+        "_protocol",
         "_reader",
         "_unread",
         "_writer",
         "link",
         "other",
+        "prompt",
     )
 
     def __init__(self, link: Link, peer: PeerId, protocol: str, *, opened: bool = False) -> None:
@@ -42,11 +50,14 @@ class VirtualStream:
         """Our end of the connection."""
         self.other: VirtualStream | None = None
         """The other end of the stream, once that side has it."""
+        self.prompt: Callable[[VirtualStream, Entry | None], bool] | None = None
+        """Who takes what arrives while the handler has no task (None: the end); False if it is to be read after all."""
         self._peer = peer
+        self._protocol: str | None = None if opened else protocol
+        """What to say first; None when it was said."""
         self._carried = link.network.carried[protocol]
         self._opened = opened
-        # (length of the whole message, bytes that came with this entry, the message with its last bytes)
-        self._inbox: list[tuple[int, int, bytes | None]] = []  # rarely more than one; a deque takes 600 bytes
+        self._inbox: list[Entry] = []  # rarely more than one; a deque takes 600 bytes
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._unread = 0  # bytes sent that the other side has not said it read
@@ -62,8 +73,20 @@ class VirtualStream:
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
+    def begin(self, entry: Entry | None = None) -> None:
+        """Say which protocol it is, and what was sent at once, unless that was said."""
+        if self._protocol is None or not self.link.is_open:
+            return
+        protocol, self._protocol = self._protocol, None
+        name = protocol.encode()
+        size, message = (0, None) if entry is None else entry[1:]
+        served = self.link.remote.host.serve_open
+        said = name + message if message else name
+        self.link.send(OPEN, said, 2 * len(name) + size, served, (self, protocol, entry))
+
     async def wait_opened(self) -> None:
         """Wait for the answer to the negotiation. Raises :class:`ProtocolRefused` when it is no, or does not come."""
+        self.begin()
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._opened:
             if self._over:
@@ -118,17 +141,41 @@ class VirtualStream:
                 raise ProtocolRefused(self._end)
             raise StreamError(f"the stream to {self._peer} broke: {self._end}")
 
+    def reply(self, request_bytes: int, message: bytes, protocol: str) -> bool:
+        """Answer a request at once, and with it the opening if that asks for a ``protocol`` still; False if there is no
+        room."""
+        size = len(message)
+        if self._over or self._unread + size > STREAM_WINDOW_BYTES:
+            return False
+        self._read(request_bytes)
+        self._unread += size
+        self._carried.messages += 1
+        self._carried.bytes += size
+        entry = (size, size, message)
+        if protocol:
+            answered = self.link.remote.host.answered
+            self.link.send(MESSAGE, message, len(protocol) + size, answered, (self.other, "", entry))
+        else:
+            self._send_on(message, size, entry)
+        return True
+
     def _pass_on(self, total: int, size: int, message: bytes | None) -> None:
         self._unread += size
         self._carried.messages += message is not None
         self._carried.bytes += size
-        take = self._reach if self.other is None else self.other._take
-        self.link.send(MESSAGE, message or b"", size, take, (total, size, message))
+        if self._protocol is not None:
+            self.begin((total, size, message))
+        else:
+            self._send_on(message, size, (total, size, message))
 
-    def _reach(self, entry: tuple[int, int, bytes | None]) -> None:
+    def _send_on(self, message: bytes | None, size: int, entry: Entry) -> None:
+        take = self._reach if self.other is None else self.other.take
+        self.link.send(MESSAGE, message or b"", size, take, entry)
+
+    def _reach(self, entry: Entry) -> None:
         """What was sent before the other side had the stream arrives there, behind the opening."""
         if self.other is not None:
-            self.other._take(entry)
+            self.other.take(entry)
 
     def _abort_write(self, _: RaiseCancelT) -> Abort:
         self._writer = None
@@ -145,6 +192,7 @@ class VirtualStream:
     async def receive(self, max_bytes: int) -> bytes:
         """Receive one message of at most ``max_bytes``. Raises :class:`StreamError` at the end of the stream, on reset
         and on a longer message (the stream is then reset). Cancellation loses nothing."""
+        self.begin()
         inbox = self._inbox
         while True:
             if self._over:
@@ -177,10 +225,13 @@ class VirtualStream:
             task, self._reader = self._reader, None
             trio.lowlevel.reschedule(task)
 
-    def _take(self, entry: tuple[int, int, bytes | None]) -> None:
+    def take(self, entry: Entry) -> None:
+        """What the other side sent arrives."""
         if self._over:
             self._read(entry[1])  # nobody will; the window must not fill up with it
         elif not self._end:
+            if self.prompt is not None and self.prompt(self, entry):
+                return
             self._inbox.append(entry)
             self._wake_reader()
 
@@ -196,7 +247,7 @@ class VirtualStream:
 
     async def aclose(self) -> None:
         """Close cleanly; idempotent; never raises."""
-        if self._retire():
+        if self.retire():
             self.link.send(END, b"", 0, _end_other_end, self)
 
     async def reset(self) -> None:
@@ -204,13 +255,14 @@ class VirtualStream:
         self._break()
 
     def _break(self) -> None:
-        if self._retire():
+        if self.retire():
             self.link.send(RESET, b"", 0, _reset_other_end, self)
 
-    def _retire(self) -> bool:
+    def retire(self) -> bool:
         """Be done with the stream here; whether the other side does not know yet."""
         if self._over:
             return False
+        self.begin()
         self._over = True
         self._inbox.clear()
         self.link.streams.pop(self, None)
@@ -223,6 +275,8 @@ class VirtualStream:
         if not self._over and not self._end:
             self._end = reason
             self._wake_reader()
+            if self.prompt is not None:
+                self.prompt(self, None)
 
     def fail(self, reason: str) -> None:
         """The stream broke: what was not read is lost."""
@@ -231,6 +285,8 @@ class VirtualStream:
             self._inbox.clear()
             self._wake_reader()
             self._credit(0)
+            if self.prompt is not None:
+                self.prompt(self, None)
 
 
 def _end_other_end(stream: VirtualStream) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from transport.identity import PeerId
 
@@ -107,6 +107,20 @@ class HostStream(Protocol):
 
 StreamHandler = Callable[[HostStream], Awaitable[None]]
 """Called in a task of its own for each inbound stream; the stream is closed when it returns, reset when it raises."""
+
+
+@runtime_checkable
+class PromptHandler(Protocol):
+    """A stream handler of a protocol of requests and replies, most of which it can give without waiting for anything. A
+    host that has a request whole may ask for the reply so; it then needs no task, nor a stream to read it from."""
+
+    async def __call__(self, stream: HostStream) -> None:
+        """Serve a stream, as any handler."""
+
+    def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
+        """The reply to a request of ``peer`` on a stream of its own; None, and nothing was done, when it is to be served
+        as a stream. Never raises."""
+
 
 GossipValidator = Callable[[GossipMessage], bool | None]
 """Whether a message may be delivered and relayed further: True accepts; False rejects it and counts against the peer

@@ -37,9 +37,11 @@ class NewsQueue(AsyncIterator[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        await trio.lowlevel.checkpoint()
+        if self._items:  # else waiting is the checkpoint
+            await trio.lowlevel.checkpoint()
         while not self._items:
             if self._closed:
+                await trio.lowlevel.checkpoint()
                 raise StopAsyncIteration
             self._wake = trio.Event()
             await self._wake.wait()
