@@ -18,6 +18,7 @@ from overlay.channels.limits import (
     CLOSE_VALID_S,
     EXPIRY_MARGIN_S,
     GUARD_INTERVAL_S,
+    MAX_ANNOUNCED,
     MAX_DEPOSIT_NANOTON,
     MAX_MESSAGE_BYTES,
     OPENING_GRACE_S,
@@ -37,6 +38,7 @@ from overlay.channels.messages import (
 from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, CocoonError, ProviderGone, Unfunded
 from overlay.events import EventLog, ton
+from overlay.locks import KeyedLocks
 from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds, SettlementError
 from overlay.settlement.chain import cooperative_close, open_channel, top_up
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, LedgerError, Role, Store
@@ -71,8 +73,9 @@ class PayerDesk:
     lifetime_s: int
     challenge_period_s: int
     leaving: Leaving = field(init=False)
-    _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
-    _announced: set[str] = field(default_factory=set)
+    _ensuring: KeyedLocks[PeerId] = field(default_factory=KeyedLocks)
+    _announced: dict[str, None] = field(default_factory=dict)
+    """Channels that their provider has said it knows, in this process; the one of longest ago first."""
 
     def __post_init__(self) -> None:
         self.leaving = Leaving(self.chain, self.ledger, self.log, lambda: self.clock())
@@ -128,8 +131,7 @@ class PayerDesk:
         Raises :class:`~overlay.errors.Unfunded`, :class:`~overlay.errors.ChainError` and
         :class:`~overlay.errors.ProviderGone`.
         """
-        lock = self._locks.setdefault(payee.peer, trio.Lock())
-        async with lock:
+        async with self._ensuring.hold(payee.peer):
             return await on_chain(
                 self.chain, lambda: self._ensure(payee, spendable_nanoton, min_deposit_nanoton, deposit_nanoton)
             )
@@ -210,7 +212,9 @@ class PayerDesk:
         if not isinstance(answer, Known):
             reason = answer.reason if isinstance(answer, Refused) else "it answered something else"
             raise ProviderGone(f"the provider does not take the channel: {reason}")
-        self._announced.add(terms.address())
+        self._announced[terms.address()] = None
+        if len(self._announced) > MAX_ANNOUNCED:
+            del self._announced[next(iter(self._announced))]
 
     async def _ask(self, peer: PeerId, message: ChannelMessage, addrs: Sequence[str]) -> ChannelMessage:
         if self.host is None:
@@ -263,13 +267,13 @@ class PayerDesk:
             lambda: cooperative_close(self.chain.account, terms, agreement, signature, answer.payee_signature),
         )
         await self.leaving.ended(channel, amount)
-        self._announced.discard(channel)
+        self._announced.pop(channel, None)
         return self.leaving.tell(record, "closed", amount, record.deposit_nanoton - amount, result)
 
     async def leave(self, channel: str) -> Settlement:
         """Get out alone: the next step of it (:meth:`Leaving.leave`)."""
         left = await self.leaving.leave(channel)
-        self._announced.discard(channel)
+        self._announced.pop(channel, None)
         return left
 
     # ---- the ledger ----
