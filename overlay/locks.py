@@ -21,6 +21,10 @@ class KeyedLocks(Generic[Key]):
     def __len__(self) -> int:
         return len(self._locks)
 
+    def held(self, key: Key) -> bool:
+        """Whether somebody holds the lock of ``key`` now, or waits for it."""
+        return key in self._locks
+
     @asynccontextmanager
     async def hold(self, key: Key) -> AsyncIterator[None]:
         """Hold the lock of ``key`` for the length of the block; first come, first served."""
