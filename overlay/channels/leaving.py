@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
-
-import trio
 
 from overlay.chain import Chain, unfunded
 from overlay.channels.answers import cumulative
@@ -24,6 +23,7 @@ from overlay.channels.limits import OPENING_GRACE_S
 from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, ConfigError
 from overlay.events import EventLog, ton
+from overlay.locks import KeyedLocks
 from overlay.settlement import ChannelTerms, InsufficientFunds, OperationFailed, SettlementError
 from overlay.settlement.cells import OP_REFUND
 from overlay.settlement.chain import ChannelState, TxResult, finish_refund, start_refund
@@ -50,11 +50,11 @@ class Leaving:
     ledger: GroupCommit
     log: EventLog
     clock: Callable[[], float]
-    _locks: dict[str, trio.Lock] = field(default_factory=dict)
+    _ending: KeyedLocks[str] = field(default_factory=KeyedLocks)
 
-    def lock(self, channel: str) -> trio.Lock:
+    def lock(self, channel: str) -> AbstractAsyncContextManager[None]:
         """Held by whoever ends the channel: one at a time."""
-        return self._locks.setdefault(channel, trio.Lock())
+        return self._ending.hold(channel)
 
     async def leave(self, channel: str) -> Settlement:
         """Take the next step out of ``channel``; says how far it has come and when to go on.

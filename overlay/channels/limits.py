@@ -20,6 +20,10 @@ MAX_STREAMS = 64
 MAX_CHANNELS_PER_PEER = 8
 """Channels of one client that are open at once: one, a second while they change over, and room for lost data."""
 
+MAX_ANNOUNCED = 1024
+"""Channels that a client remembers to have announced, 100 bytes each; one that it forgot it announces again, which costs
+a round trip."""
+
 MAX_CHAIN_LOOKUPS_PER_PEER = 30
 LOOKUP_WINDOW_S = 60.0
 """A peer makes us ask the chain this often at most: each costs a liteserver request and nothing to the peer."""

@@ -1,7 +1,8 @@
 """The client's side of its channels: have one with a provider, keep it filled, end it.
 
 A channel is in the ledger before any money moves, so that a crash between the two leaves something to look up: at
-start, every channel that the ledger calls live is compared with the chain.
+start, every channel that the ledger calls live is compared with the chain. An opening that was cut off is finished by
+whoever needs a channel to that provider next: nobody has two because of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from overlay.channels.limits import (
     CLOSE_VALID_S,
     EXPIRY_MARGIN_S,
     GUARD_INTERVAL_S,
+    MAX_ANNOUNCED,
+    MAX_CLOCK_SKEW_S,
     MAX_DEPOSIT_NANOTON,
     MAX_MESSAGE_BYTES,
     OPENING_GRACE_S,
@@ -37,8 +40,9 @@ from overlay.channels.messages import (
 from overlay.channels.outcome import Settlement
 from overlay.errors import ChainError, CocoonError, ProviderGone, Unfunded
 from overlay.events import EventLog, ton
+from overlay.locks import KeyedLocks
 from overlay.settlement import ChannelTerms, CloseAgreement, InsufficientFunds, SettlementError
-from overlay.settlement.chain import cooperative_close, open_channel, top_up
+from overlay.settlement.chain import ChannelRefused, cooperative_close, finish_opening, open_channel, top_up
 from overlay.settlement.ledger import ChannelRecord, ChannelStatus, GroupCommit, LedgerError, Role, Store
 from overlay.settlement.limits import MAX_NONCE
 from transport.host.interface import Host, HostError
@@ -71,8 +75,9 @@ class PayerDesk:
     lifetime_s: int
     challenge_period_s: int
     leaving: Leaving = field(init=False)
-    _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
-    _announced: set[str] = field(default_factory=set)
+    _ensuring: KeyedLocks[PeerId] = field(default_factory=KeyedLocks)
+    _announced: dict[str, None] = field(default_factory=dict)
+    """Channels that their provider has said it knows, in this process; the one of longest ago first."""
 
     def __post_init__(self) -> None:
         self.leaving = Leaving(self.chain, self.ledger, self.log, lambda: self.clock())
@@ -85,22 +90,39 @@ class PayerDesk:
         now = int(self.clock())
         whole = True
         for record, terms in await self.live():
-            opening = record.status is ChannelStatus.OPENING
-            state = await self.chain.client.channel_state(terms, was_open=not opening)
+            if record.status is ChannelStatus.OPENING:
+                whole = await self._look_for(record, terms, now) and whole
+                continue
+            state = await self.chain.client.channel_state(terms, was_open=True)
             channel = record.channel
             if state.status in ("closed", "absent"):
-                if opening and now - record.opened_at < OPENING_GRACE_S:
-                    whole = False
-                    continue
                 await self.leaving.found_closed(record)
                 self.log.warning("channel", f"channel …{channel[-8:]} is not on this chain any more", channel=channel)
-            elif opening or state.deposit_nanoton != record.deposit_nanoton:
-                await self.ledger.run(partial(_opened, channel=channel, deposit_nanoton=state.deposit_nanoton, at=now))
-            elif state.status == "closing" and record.status is ChannelStatus.OPEN:
+                continue
+            if state.deposit_nanoton != record.deposit_nanoton:
+                await self.ledger.run(partial(_deposit, channel=channel, nanoton=state.deposit_nanoton))
+            if state.status == "closing" and record.status is ChannelStatus.OPEN:
                 await self.leaving.status(channel, ChannelStatus.CLOSING)
             elif state.status == "open" and record.status is ChannelStatus.CLOSING:
                 await self.leaving.status(channel, ChannelStatus.OPEN)
         return whole
+
+    async def _look_for(self, record: ChannelRecord, terms: ChannelTerms, now: int) -> bool:
+        """Whether it is known what became of a channel that was being opened. Whoever needs it finishes the opening;
+        one that nobody needs is given up when it can appear no more."""
+        peer = PeerId(record.peer)
+        if self._ensuring.held(peer):
+            return False
+        async with self._ensuring.hold(peer):
+            state = await self.chain.client.channel_state(terms)
+            if state.status not in ("closed", "absent"):
+                await self._note_opened(record.channel, state.deposit_nanoton)
+                return True
+            if now - record.opened_at < OPENING_GRACE_S:
+                return False
+            await self.leaving.found_closed(record)
+            self.log.warning("channel", f"channel …{record.channel[-8:]} was never opened", channel=record.channel)
+            return True
 
     async def keep_recovering(self) -> None:
         """:meth:`recover` until nothing is left to look up, for a node that started while the chain was away or while
@@ -128,8 +150,7 @@ class PayerDesk:
         Raises :class:`~overlay.errors.Unfunded`, :class:`~overlay.errors.ChainError` and
         :class:`~overlay.errors.ProviderGone`.
         """
-        lock = self._locks.setdefault(payee.peer, trio.Lock())
-        async with lock:
+        async with self._ensuring.hold(payee.peer):
             return await on_chain(
                 self.chain, lambda: self._ensure(payee, spendable_nanoton, min_deposit_nanoton, deposit_nanoton)
             )
@@ -141,8 +162,15 @@ class PayerDesk:
                     f"this node is in dispute with …{payee.peer[-8:]}, which charged what it did not deliver; "
                     f"`cocoon channel exit {record.channel}` gets the rest of the deposit back"
                 )
-            usable = record.status is ChannelStatus.OPEN and terms.expiry_s - self.clock() > EXPIRY_MARGIN_S
-            if not usable or terms.payee != payee.address or terms.payee_key != payee.key:
+            lasts = terms.expiry_s - self.clock() > EXPIRY_MARGIN_S
+            if not lasts or terms.payee != payee.address or terms.payee_key != payee.key:
+                continue
+            if record.status is ChannelStatus.OPENING:
+                opened = await self._finish_opening(record, terms)
+                if opened is None:
+                    continue
+                record = opened
+            if record.status is not ChannelStatus.OPEN:
                 continue
             left = record.deposit_nanoton - (await self._used(record.channel))
             if left < spendable:
@@ -177,16 +205,40 @@ class PayerDesk:
         try:
             result = await open_channel(self.chain.account, terms, deposit)
         except InsufficientFunds:
-            # Nothing was sent; anything else may have been, and is looked up at the next start.
+            # Nothing was sent; anything else may have been, and who needs the channel next finds out.
             await self.leaving.status(record.channel, ChannelStatus.CLOSED)
             raise
-        await self.ledger.run(lambda store: _opened(store, record.channel, deposit, int(self.clock())))
+        opened = await self._note_opened(record.channel, deposit)
         self.log.info(
             "channel_opened", f"opened a channel to …{payee.peer[-8:]} with {ton(deposit)}, transaction {result.hash}",
             channel=record.channel, peer=payee.peer, deposit_nanoton=deposit, transaction=result.hash,
         )  # fmt: skip
         await self._announce(payee, terms)
-        opened = await self.ledger.run(lambda store: store.channel(record.channel))
+        return opened
+
+    async def _finish_opening(self, record: ChannelRecord, terms: ChannelTerms) -> ChannelRecord | None:
+        """The channel whose opening was cut off, finished; ``None`` when it has come to nothing."""
+        since_s = record.opened_at - MAX_CLOCK_SKEW_S
+        try:
+            state = await finish_opening(self.chain.account, terms, record.deposit_nanoton, since_s=since_s)
+        except (InsufficientFunds, ChannelRefused) as error:
+            await self.leaving.status(record.channel, ChannelStatus.CLOSED)
+            if isinstance(error, InsufficientFunds):
+                raise
+            return None
+        if state.status != "open":
+            await self.leaving.status(record.channel, ChannelStatus.CLOSING)
+            return None
+        deposit = state.deposit_nanoton
+        self.log.info(
+            "channel_opened", f"finished opening a channel to …{record.peer[-8:]} with {ton(deposit)}",
+            channel=record.channel, peer=record.peer, deposit_nanoton=deposit,
+        )  # fmt: skip
+        return await self._note_opened(record.channel, deposit)
+
+    async def _note_opened(self, channel: str, deposit_nanoton: int) -> ChannelRecord:
+        await self.ledger.run(lambda store: _opened(store, channel, deposit_nanoton, int(self.clock())))
+        opened = await self.ledger.run(lambda store: store.channel(channel))
         assert opened is not None
         return opened
 
@@ -210,7 +262,9 @@ class PayerDesk:
         if not isinstance(answer, Known):
             reason = answer.reason if isinstance(answer, Refused) else "it answered something else"
             raise ProviderGone(f"the provider does not take the channel: {reason}")
-        self._announced.add(terms.address())
+        self._announced[terms.address()] = None
+        if len(self._announced) > MAX_ANNOUNCED:
+            del self._announced[next(iter(self._announced))]
 
     async def _ask(self, peer: PeerId, message: ChannelMessage, addrs: Sequence[str]) -> ChannelMessage:
         if self.host is None:
@@ -263,13 +317,13 @@ class PayerDesk:
             lambda: cooperative_close(self.chain.account, terms, agreement, signature, answer.payee_signature),
         )
         await self.leaving.ended(channel, amount)
-        self._announced.discard(channel)
+        self._announced.pop(channel, None)
         return self.leaving.tell(record, "closed", amount, record.deposit_nanoton - amount, result)
 
     async def leave(self, channel: str) -> Settlement:
         """Get out alone: the next step of it (:meth:`Leaving.leave`)."""
         left = await self.leaving.leave(channel)
-        self._announced.discard(channel)
+        self._announced.pop(channel, None)
         return left
 
     # ---- the ledger ----
@@ -289,6 +343,10 @@ class PayerDesk:
             if record.channel == channel:
                 return record, terms
         raise ChainError(f"there is no live channel {channel}; `cocoon channel list` shows them")
+
+
+def _deposit(store: Store, channel: str, nanoton: int) -> None:
+    store.set_deposit(channel, nanoton)
 
 
 def _opened(store: Store, channel: str, deposit_nanoton: int, at: int) -> None:

@@ -6,7 +6,9 @@ in a task of its own, so that whoever asked for it may go away.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -17,6 +19,7 @@ from overlay.channels import Payee, PayerDesk
 from overlay.errors import ChainError, ProviderGone, Unfunded
 from overlay.events import EventLog
 from overlay.jobs import AgreementBook, ChannelClient, JobClient, PayerChannel, load_payer_channel, open_job_client
+from overlay.locks import KeyedLocks
 from overlay.market import AgreementBody
 from overlay.node.reaching import reach
 from overlay.settlement import ChannelTerms, Voucher
@@ -31,6 +34,10 @@ CHAIN_AWAY_S = 30.0
 SETTLE_UP_S = 10.0
 """How long leaving waits for the last voucher to be acknowledged."""
 
+MAX_UNSETTLED = 256
+"""Channels without a link of which more is known than is on the disk: jobs that were lost with it and wait to be claimed.
+Each takes some kilobytes. Beyond it the one of longest ago is as after a restart: what its provider cannot prove, it
+has given away; no money of ours is lost by it."""
 
 LINK_IDLE_S = 120.0
 """A link that no job asked for in this long is closed: two agreements' time. Kept open, each would be pinged for years,
@@ -91,8 +98,13 @@ class Links:
     random_bytes: Callable[[int], bytes]
     risk: RiskBook | None = None
     _links: dict[PeerId, Link] = field(default_factory=dict)
-    _locks: dict[PeerId, trio.Lock] = field(default_factory=dict)
+    """Those that stand, and what is left of one until its task has ended."""
+    _getting: KeyedLocks[PeerId] = field(default_factory=KeyedLocks)
     _machines: dict[str, PayerChannel] = field(default_factory=dict)
+    """One a channel, for as long as a link pays through it or it knows more than the ledger; of those that are in no use
+    the one of longest ago comes first."""
+    _paying: Counter[str] = field(default_factory=Counter)
+    """How many links hold a machine: two for a moment, when one follows another."""
     _chain_away_until: float = 0.0
 
     async def get(self, body: AgreementBody, spendable_nanoton: int) -> Link:
@@ -105,12 +117,13 @@ class Links:
         if link is not None and link.works and link.channel.payer.account.left_nanoton >= spendable_nanoton:
             link.used_at = trio.current_time()
             return link
-        async with self._locks.setdefault(peer, trio.Lock()):
+        async with self._getting.hold(peer):
             link = self._links.get(peer)
             if link is None or not link.works:
                 record = await self._record_of(peer)
                 channel = await self._channel(body, record, spendable_nanoton)
-                link = self._links[peer] = await self.nursery.start(self._run, peer, record, channel)
+                link = await self.nursery.start(self._run, peer, record, channel)
+                assert link is not None
             elif link.channel.payer.account.left_nanoton < spendable_nanoton:
                 channel = await self._channel(body, await self._record_of(peer), spendable_nanoton)
                 if channel.channel != link.record.channel:
@@ -187,29 +200,63 @@ class Links:
     ) -> None:
         """Run one link until its tunnel closes. Errors before it works go to whoever asked for it."""
         tunnel, addr = await reach(self.host, self.endpoint, peer, record)
-        with trio.CancelScope() as scope:
-            async with (
-                tunnel,
-                open_job_client(
-                    tunnel, identity=self.identity, ledger=self.ledger, book=self.book, now_s=self.now_s,
-                    random_bytes=self.random_bytes,
-                ) as jobs,
-            ):  # fmt: skip
-                machine = await self._machine(channel)
-                attached = await jobs.attach(machine)
-                link = Link(peer, tunnel, jobs, attached, channel, addr, scope)
-                stats = tunnel.stats()
-                path = "relayed" if stats.relayed else "direct"
-                self.log.info(
-                    "tunnel", f"tunnel to …{peer[-8:]} at {addr} ({stats.pattern}, {path})",
-                    provider=peer, addr=addr, pattern=stats.pattern, relayed=stats.relayed,
-                )  # fmt: skip
-                jobs.nursery.start_soon(link.leave_when_idle)
-                task_status.started(link)
-                async for stream in tunnel.incoming():
-                    stream.reset(reason="a client serves nothing")
+        link: Link | None = None
+        try:
+            with trio.CancelScope() as scope:
+                async with (
+                    tunnel,
+                    self._machine_of(channel) as machine,
+                    open_job_client(
+                        tunnel, identity=self.identity, ledger=self.ledger, book=self.book, now_s=self.now_s,
+                        random_bytes=self.random_bytes,
+                    ) as jobs,
+                ):  # fmt: skip
+                    attached = await jobs.attach(machine)
+                    link = self._links[peer] = Link(peer, tunnel, jobs, attached, channel, addr, scope)
+                    self._tell_of(link)
+                    jobs.nursery.start_soon(link.leave_when_idle)
+                    task_status.started(link)
+                    async for stream in tunnel.incoming():
+                        stream.reset(reason="a client serves nothing")
+        finally:
+            if link is not None and self._links.get(peer) is link:
+                del self._links[peer]
         if tunnel.closed is not None and not tunnel.closed.clean:
             self.log.warning("tunnel_lost", f"the tunnel to …{peer[-8:]} broke: {tunnel.closed.reason}", provider=peer)
+
+    def _tell_of(self, link: Link) -> None:
+        stats = link.tunnel.stats()
+        path = "relayed" if stats.relayed else "direct"
+        self.log.info(
+            "tunnel", f"tunnel to …{link.peer[-8:]} at {link.addr} ({stats.pattern}, {path})",
+            provider=link.peer, addr=link.addr, pattern=stats.pattern, relayed=stats.relayed,
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def _machine_of(self, record: ChannelRecord) -> AsyncIterator[PayerChannel]:
+        """The machine of a channel, for a link. Afterwards it is forgotten if the ledger has all that it knows."""
+        machine = await self._machine(record)
+        self._paying[record.channel] += 1
+        try:
+            yield machine
+        finally:
+            self._paying[record.channel] -= 1
+            if not self._paying[record.channel]:
+                del self._paying[record.channel]
+                self._put_by(machine)
+
+    def _put_by(self, machine: PayerChannel) -> None:
+        """No link uses this machine now. What it knows of lost jobs and unpaid work is kept for the next link, within
+        :data:`MAX_UNSETTLED`; what it could not write is kept in any case."""
+        if self._machines.get(machine.channel) is not machine:
+            return
+        del self._machines[machine.channel]
+        if machine.quiet and not machine.unwritten:
+            return
+        kept = [name for name, one in self._machines.items() if name not in self._paying and not one.unwritten]
+        for name in kept[: max(0, len(kept) + 1 - MAX_UNSETTLED)]:
+            del self._machines[name]
+        self._machines[machine.channel] = machine
 
     async def _machine(self, record: ChannelRecord) -> PayerChannel:
         machine = self._machines.get(record.channel)

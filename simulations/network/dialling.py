@@ -6,23 +6,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, Task
 
 from simulations.network.limits import (
     CONNECT_ROUND_TRIPS,
     HANDSHAKE_BYTES,
     NAT_MAPPING_S,
     REFUSED_ROUND_TRIPS,
-    STAGGER_S,
     TICK_S,
 )
 from simulations.network.links import CONNECT, Link
 from simulations.network.world import Nat, round_trip_s
 from transport.host.interface import DialError
-from transport.host.limits import DIAL_S, MAX_DIAL_ADDRS
+from transport.host.limits import DIAL_S, DIAL_STAGGER_S, MAX_DIAL_ADDRS, MAX_RACE_ADDRS
 from transport.identity import PeerId, public_key_of
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 _ADDR = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d{1,5})(?:/p2p/([^/]+))?", re.ASCII)
 _SILENCE = "no answer in time"
+_FAILED = "the handshake failed"
 
 
 @lru_cache(maxsize=65536)
@@ -64,47 +64,70 @@ class _Attempt:
 
 
 class Dial:
-    """One dial of a peer at up to eight addresses, each with a head start over the next."""
+    """One dial of a peer that all who want it share: each address has a head start over the next, and what a later
+    caller knows joins (as :class:`transport.host.race.Race` does it)."""
 
     def __init__(self, host: VirtualHost, peer: PeerId, addrs: Sequence[str]) -> None:
         self._host = host
         self._peer = peer
-        plain = dict.fromkeys(addr.partition("/p2p/")[0] for addr in addrs)
-        self._candidates = list(plain)[:MAX_DIAL_ADDRS]
-        self._task: Task | None = None
+        self._attempts: dict[str, _Attempt] = {}
+        self._next_s = self._ends_s = host.network.timeline.now()
+        self._first_s = inf
+        """When the first address answers that does."""
+        self._waiting = 0
         self._link: Link | None = None
-        self._cancelled = False
-
-    async def run(self) -> Link:
-        """The connection. Raises :class:`DialError`, which names each address and its failure."""
-        host, network = self._host, self._host.network
-        if not self._candidates:
-            raise DialError(f"no address of {self._peer} is known")
-        network.dials += 1
+        self._over = trio.Event()
+        if not addrs:
+            raise DialError(f"no address of {peer} is known")
+        host.network.dials += 1
         host.last_dial_s = trio.current_time()
-        attempts, ends = self._plan()
-        reached = [(end, number) for number, end in enumerate(ends) if not attempts[number].failure]
-        if reached:
-            end, number = min(reached)
-            await self._wait_for(attempts[number], end)
-            if self._link is not None:
-                return self._link
-            attempts[number] = _Attempt(attempts[number].addr, DIAL_S, "the handshake failed")
-        else:
-            await trio.sleep(max(ends))
-        network.failed_dials += 1
-        reasons = "; ".join(f"{attempt.addr}: {attempt.failure}" for attempt in attempts if attempt.failure)
-        raise DialError(f"cannot reach {self._peer} ({reasons})")
+        self.enter(addrs)
 
-    def _plan(self) -> tuple[list[_Attempt], list[float]]:
-        """What comes of each address, and how many seconds from now."""
-        attempts, ends, start = [], [], 0.0
-        for addr in self._candidates:
-            attempt = self._try(addr)
-            attempts.append(attempt)
-            ends.append(start + attempt.seconds)
-            start += min(STAGGER_S, attempt.seconds) if attempt.failure else STAGGER_S
-        return attempts, ends
+    @property
+    def failure(self) -> DialError:
+        """Names each address and why it did not lead there."""
+        reasons = "; ".join(f"{each.addr}: {each.failure or _FAILED}" for each in self._attempts.values())
+        return DialError(f"cannot reach {self._peer} ({reasons})")
+
+    def enter(self, addrs: Sequence[str]) -> bool:
+        """Try these as well. False when there was no room for all of them."""
+        plain = list(dict.fromkeys(addr.partition("/p2p/")[0] for addr in addrs))[:MAX_DIAL_ADDRS]
+        fresh = [addr for addr in plain if addr not in self._attempts]
+        room = MAX_RACE_ADDRS - len(self._attempts)
+        now = self._host.network.timeline.now()
+        for addr in fresh[:room]:
+            attempt = self._attempts[addr] = self._try(addr)
+            start = max(now, self._next_s)
+            end = start + attempt.seconds
+            self._next_s = start + (min(DIAL_STAGGER_S, attempt.seconds) if attempt.failure else DIAL_STAGGER_S)
+            self._ends_s = max(self._ends_s, end)
+            if attempt.target is not None and end < self._first_s:
+                self._first_s = end
+                self._set_out(attempt, attempt.target, end)
+        if fresh and self._first_s == inf:
+            self._host.network.timeline.at(self._ends_s, self._give_up, self._ends_s)
+        return len(fresh) <= room
+
+    async def result(self) -> Link | None:
+        """The connection, None if there is none. When the last who waits is cancelled, so is the dial."""
+        self._waiting += 1
+        try:
+            await self._over.wait()
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self._over.is_set():
+                self._end()
+        return self._link
+
+    def _end(self) -> None:
+        self._over.set()
+        self._host.dialled(self._peer, self)
+
+    def _give_up(self, ends_s: float) -> None:
+        """The last address has failed, unless others have joined since."""
+        if ends_s == self._ends_s and self._first_s == inf and not self._over.is_set():
+            self._host.network.failed_dials += 1
+            self._end()
 
     def _try(self, addr: str) -> _Attempt:
         host, network = self._host, self._host.network
@@ -129,29 +152,20 @@ class Dial:
             return _Attempt(addr, seconds, "another peer answers there")
         return _Attempt(addr, seconds, "", target)
 
-    async def _wait_for(self, attempt: _Attempt, seconds: float) -> None:
-        assert attempt.target is not None
-        one_way = round_trip_s(self._host.place, attempt.target.place) / 2
+    def _set_out(self, attempt: _Attempt, target: VirtualHost, end_s: float) -> None:
+        one_way = round_trip_s(self._host.place, target.place) / 2
         timeline = self._host.network.timeline
-        now = trio.current_time()
-        timeline.at(now + max(0.0, seconds - one_way), self._arrive, (attempt, one_way))
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        timeline.at(max(timeline.now(), end_s - one_way), self._arrive, (attempt, one_way, end_s))
 
-    def _abort(self, _: RaiseCancelT) -> Abort:
-        self._cancelled = True
-        self._task = None
-        return Abort.SUCCEEDED
-
-    def _arrive(self, what: tuple[_Attempt, float]) -> None:
+    def _arrive(self, what: tuple[_Attempt, float, float]) -> None:
         """The handshake reaches the other side, which answers; the connection stands there when the dialler's next
         message arrives."""
-        attempt, one_way = what
+        attempt, one_way, end_s = what
         host, target = self._host, attempt.target
         network = host.network
         assert target is not None
         now = network.timeline.tick * TICK_S
-        if self._cancelled or not host.alive:
+        if self._over.is_set() or not host.alive or end_s != self._first_s:
             return
         if not target.alive or network.is_cut(host, target):
             network.timeline.at(now + DIAL_S, self._finish, None)
@@ -178,15 +192,16 @@ class Dial:
 
     def _finish(self, link: Link | None) -> None:
         """The answer is back."""
-        if link is not None:
-            if self._cancelled or not self._host.alive:
+        if self._over.is_set() or not self._host.alive:
+            if link is not None:
                 link.close()
-            else:
-                self._host.link(link)
-                self._link = link
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
+            return
+        if link is not None:
+            self._host.link(link)
+            self._link = link
+        else:
+            self._host.network.failed_dials += 1
+        self._end()
 
 
 def _admits(target: VirtualHost) -> bool:

@@ -87,7 +87,7 @@ class VirtualHost:
         self._unsaid: list[VirtualStream] = []
         """Streams opened in this tick, whose opening has not left unless something was sent."""
         self._followers: dict[NewsQueue[HostEvent], None] = {}
-        self._dialling: dict[PeerId, trio.Event] = {}
+        self._dialling: dict[PeerId, Dial] = {}
         self._awaited: dict[PeerId, trio.Event] = {}
         """Set when a connection ends that somebody wants to keep."""
         self._known: dict[PeerId, tuple[str, ...]] = {}
@@ -144,15 +144,20 @@ class VirtualHost:
                 return link
             if not self.alive:
                 raise DialError("this host has stopped")
-            if (other := self._dialling.get(peer)) is None:
-                break
-            await other.wait()
-        done = self._dialling[peer] = trio.Event()
-        try:
-            return await Dial(self, peer, [*addrs, *self._known.get(peer, ())]).run()
-        finally:
+            if (dial := self._dialling.get(peer)) is None:
+                dial, entered = Dial(self, peer, [*addrs, *self._known.get(peer, ())]), True
+                self._dialling[peer] = dial
+            else:
+                entered = dial.enter(addrs)
+            if (link := await dial.result()) is not None:
+                return link
+            if entered:
+                raise dial.failure
+
+    def dialled(self, peer: PeerId, dial: Dial) -> None:
+        """A dial is over."""
+        if self._dialling.get(peer) is dial:
             del self._dialling[peer]
-            done.set()
 
     def accept(self, dialler: VirtualHost, round_trip_s: float, addr: str, seen_as: str) -> Link | None:
         """Both ends of the connection that a handshake of ``dialler`` made, the dialler's returned; None if one of us

@@ -15,9 +15,6 @@ first answer. The listener has the connection half a round trip later; opening a
 REFUSED_ROUND_TRIPS = 1.0
 """A closed port answers the SYN with a reset."""
 
-STAGGER_S = 0.25
-"""Head start of each address over the next one (RFC 8305 §5), as in the real host."""
-
 FRAME_BYTES = 72
 """Added to each message: TCP and IPv4 headers 40, Noise 18 (length and tag), yamux 12, the length prefix 2."""
 

@@ -105,6 +105,10 @@ class SimulatedChain:
         self._waiting.append(waiting)
         return waiting
 
+    def handed_in(self, address: str) -> list[_Waiting]:
+        """The messages of a wallet that no block has executed yet."""
+        return [waiting for waiting in self._waiting if waiting.address == address]
+
     def photograph(self) -> Photograph:
         """What a liteserver that stands still from now on goes on telling."""
         model = self.model
@@ -254,10 +258,13 @@ class SimulatedClient(TonClient):
             balance, self._utime_s(),
         )  # fmt: skip
 
-    async def transactions(self, address: str, *, after_lt: int = 0, limit: int = 256) -> list[AccountTransaction]:
+    async def transactions(
+        self, address: str, *, after_lt: int = 0, since_s: int = 0, limit: int = 256
+    ) -> list[AccountTransaction]:
         """The account's transactions, newest first. Raises :class:`ChainUnavailable`."""
         await self._ask()
         found, stuck = self.chain.transactions(address, after_lt, limit), self.connection.stuck
+        found = [entry for entry in found if entry.utime >= since_s]
         return found if stuck is None else [entry for entry in found if entry.lt <= stuck.lt]
 
     async def next_block(self, timeout_s: float = math.inf) -> None:
@@ -279,7 +286,10 @@ class SimulatedAccount(WalletAccount):
         return self._client.balance_nanoton(self.address)
 
     async def resume(self) -> None:
-        """Nothing is ever in flight: a message that was handed in is executed or dropped with the next block."""
+        """Wait for what an earlier run of this node has handed in: it is executed or dropped with the next block."""
+        async with self._sending:
+            for waiting in self._chain.handed_in(self.address):
+                await waiting.done.wait()
 
     async def transfer(self, transfers: Sequence[Transfer]) -> AccountTransaction:
         """As the real one: one message at a time, executed or an error. Raises as :meth:`WalletAccount.transfer`."""

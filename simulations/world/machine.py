@@ -101,7 +101,9 @@ class VirtualMachine(Machine):
     @asynccontextmanager
     async def open_chain(self, config: Config, log: EventLog, *, may_start_devnet: bool) -> AsyncIterator[Chain]:
         """The model chain."""
-        yield chain_of(self._around.chain, self.wallet, self.channel_seed, self.way, self._secrets)
+        chain = chain_of(self._around.chain, self.wallet, self.channel_seed, self.way, self._secrets)
+        await chain.account.resume()
+        yield chain
 
     def open_ledger(self) -> AbstractAsyncContextManager[GroupCommit]:
         """Books in memory, kept when the node ends."""

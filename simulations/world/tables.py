@@ -7,10 +7,12 @@ from typing import Any
 
 from dht import limits as directory_limits
 from dht.kad import limits as kad_limits
+from overlay.channels import limits as channel_limits
 from overlay.jobs import limits as job_limits
 from overlay.market import MarketServer
 from overlay.market import limits as market_limits
 from overlay.node import deals
+from overlay.node import links as node_links
 from overlay.node.client import ClientNode
 from overlay.node.provider import ProviderNode
 from overlay.settlement.ledger import limits as ledger_limits
@@ -90,7 +92,10 @@ def _of_client(node: ClientNode) -> Iterator[Row]:
     market: Any = node.deals
     yield "standing agreements", len(market._deals), deals.MAX_DEALS
     yield "locks of negotiations", len(market._locks), deals.MAX_DEALS + 1
-    for machine in node.links._machines.values():
+    links: Any = node.links
+    yield "channels that wait for a link", len(links._machines.keys() - links._paying), node_links.MAX_UNSETTLED
+    yield "announced channels", len(node.desk._announced), channel_limits.MAX_ANNOUNCED
+    for machine in links._machines.values():
         yield "receipts out of order", len(machine._arrived), job_limits.MAX_OUT_OF_ORDER
         lost = job_limits.MAX_CLAIMS + job_limits.MAX_JOBS_PER_TUNNEL
         yield "claims of a channel", len(machine._claims), lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -317,6 +318,50 @@ def test_streams_opened_at_once_share_one_connection(on: Any) -> None:
             with trio.move_on_after(0.3):
                 async for event in events:
                     assert event.kind is not EventKind.CONNECTED
+
+    on(check)
+
+
+def test_whoever_knows_an_address_that_works_does_not_wait_for_anothers_dead_one(on: Any) -> None:
+    async def check(opener: Opener) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # its kernel takes connections, and nobody answers
+            async with opener(1) as server, opener(2, listen=False) as client:
+                dead = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}/p2p/{server.peer_id}"
+                server.set_handler(ECHO, echo)
+                reached: list[PeerId] = []
+
+                async def dial_dead() -> None:
+                    reached.append(await client.connect(dead))
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(dial_dead)
+                    await trio.sleep(0.5)
+                    with trio.fail_after(3):  # what a request for a quote has
+                        stream = await client.open_stream(server.peer_id, ECHO, addrs=server.addrs)
+                        await stream.send(b"x")
+                        assert await stream.receive(10) == b"x"
+                    assert reached == [server.peer_id]  # the connection is everybody's
+                assert len(client.peers()) == 1
+
+    on(check)
+
+
+def test_callers_of_a_peer_that_cannot_be_reached_fail_together(on: Any) -> None:
+    async def check(opener: Opener) -> None:
+        async with opener(1) as other, opener(2, listen=False) as client:
+            closed = [f"{other.addrs[0].partition('/tcp/')[0]}/tcp/{port}/p2p/{identity(9).peer_id}" for port in (1, 2)]
+            failures: list[str] = []
+
+            async def dial(addr: str) -> None:
+                with pytest.raises(DialError) as caught:
+                    await client.connect(addr)
+                failures.append(str(caught.value))
+
+            async with trio.open_nursery() as nursery:
+                for addr in closed:
+                    nursery.start_soon(dial, addr)
+            assert failures[0] == failures[1]
+            assert all(f"/tcp/{port}: connection refused" in failures[0] for port in (1, 2))
 
     on(check)
 

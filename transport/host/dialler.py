@@ -1,8 +1,9 @@
-"""Dialling a peer: one attempt at a time a peer, its addresses with a head start each, what came of it remembered."""
+"""Dialling a peer: one race at a time a peer, which all who want it share; what came of it is remembered."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -16,15 +17,15 @@ from transport.host.interface import DialError
 from transport.host.limits import DIAL_S, DROPPED_PEER_S, MAX_DIAL_ADDRS, MAX_DROPPED_PEERS
 from transport.host.origins import origin_of
 from transport.host.peerbook import PeerBook
+from transport.host.race import Race
 from transport.host.relay import CircuitStream
 from transport.host.swarm import is_relayed
 from transport.identity import PeerId
 
-_STAGGER_S = 0.25  # head start of each address over the next one (RFC 8305 §5)
-
 
 class Dialler:
-    """Connects ``swarm`` to peers, through relays by ``circuit``. ``now`` gives Unix seconds, for the book."""
+    """Connects ``swarm`` to peers, through relays by ``circuit``. ``spawn`` starts a task of the host; ``now`` gives Unix
+    seconds, for the book."""
 
     def __init__(
         self,
@@ -32,14 +33,16 @@ class Dialler:
         own: PeerId,
         book: PeerBook,
         circuit: Callable[[Multiaddr, PeerId], Awaitable[CircuitStream]],
+        spawn: Callable[..., object],
         now: Callable[[], float],
     ) -> None:
         self._swarm = swarm
         self._own = own
         self._book = book
         self._circuit = circuit
+        self._spawn = spawn
         self._now = now
-        self._dialling: dict[PeerId, trio.Event] = {}
+        self._races: dict[PeerId, Race] = {}
         self._refused_until: dict[PeerId, float] = {}
 
     def connection(self, peer: PeerId) -> Any | None:
@@ -74,8 +77,10 @@ class Dialler:
         return trio.current_time() < self._refused_until.get(peer, 0.0)
 
     async def ensure(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
-        """The connection to ``peer``, dialled at ``addrs`` and where it was before if need be. Raises
-        :class:`DialError`."""
+        """The connection to ``peer``, dialled at ``addrs`` and where it was before if need be. Callers that want the
+        same peer share one race, which what each of them knows joins. Raises :class:`DialError`.
+
+        On cancellation of the last who waits, no attempt is left in flight."""
         if peer == self._own:
             raise DialError("that is this node's own peer id")
         while True:
@@ -83,50 +88,45 @@ class Dialler:
                 raise DialError(f"{peer} broke a protocol a moment ago and is refused for up to {DROPPED_PEER_S:.0f} s")
             if (connection := self.connection(peer)) is not None:
                 return connection
-            if (other := self._dialling.get(peer)) is None:
-                break
-            await other.wait()
-        done = self._dialling[peer] = trio.Event()
-        try:
-            return await self._race(peer, addrs)
-        finally:
-            del self._dialling[peer]
-            done.set()
+            if (race := self._races.get(peer)) is None:
+                race, wanted = Race(partial(self._attempt, peer)), self._candidates(peer, addrs)
+                if not wanted:
+                    raise DialError(f"no address of {peer} is known")
+                self._races[peer] = race
+                self._spawn(self._run, peer, race)
+            else:
+                wanted = list(dict.fromkeys(addrs))[:MAX_DIAL_ADDRS]
+            entered = race.enter(wanted)
+            connection = await race.result()
+            if connection is not None:
+                return connection
+            if entered:
+                raise DialError(f"cannot reach {peer} ({'; '.join(race.failures)})")
 
-    async def _race(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> Any:
-        """Dial the addresses one after another with a short head start each; the first connection wins."""
-        target = ID.from_string(peer)
+    def _candidates(self, peer: PeerId, addrs: Sequence[Multiaddr]) -> list[Multiaddr]:
+        """Where to try: what the caller knows, and what we do."""
         known = [Multiaddr(addr) for addr in self._book.addrs(peer)]
-        candidates = sorted(dict.fromkeys([*addrs, *known]), key=is_circuit)[:MAX_DIAL_ADDRS]  # direct ones first
-        if not candidates:
-            raise DialError(f"no address of {peer} is known")
-        failures: list[str] = []
-        winner: list[Any] = []
+        return list(dict.fromkeys([*addrs, *known]))[:MAX_DIAL_ADDRS]
 
-        async def attempt(addr: Multiaddr, failed: trio.Event) -> None:
-            try:
-                with trio.fail_after(DIAL_S):
-                    connection = await self._attempt(addr, target)
-            except Exception as error:
-                failures.append(f"{addr}: {explain(error)}")
-                self._book.failed(peer, str(addr), self._now())
-                failed.set()
-                return
-            winner.append(connection)
-            self._book.confirmed(peer, str(addr), self._now())
-            nursery.cancel_scope.cancel()
+    async def _run(self, peer: PeerId, race: Race) -> None:
+        try:
+            await race.run()
+        finally:
+            if self._races.get(peer) is race:
+                del self._races[peer]
 
-        async with trio.open_nursery() as nursery:
-            for addr in candidates:
-                failed = trio.Event()
-                nursery.start_soon(attempt, addr, failed)
-                with trio.move_on_after(_STAGGER_S):
-                    await failed.wait()
-        if not winner:
-            raise DialError(f"cannot reach {peer} ({'; '.join(failures)})")
-        return winner[0]
+    async def _attempt(self, peer: PeerId, addr: Multiaddr) -> Any:
+        """One address. Raises :class:`DialError` with the address and the reason."""
+        try:
+            with trio.fail_after(DIAL_S):
+                connection = await self._dial(addr, ID.from_string(peer))
+        except Exception as error:
+            self._book.failed(peer, str(addr), self._now())
+            raise DialError(f"{addr}: {explain(error)}") from error
+        self._book.confirmed(peer, str(addr), self._now())
+        return connection
 
-    async def _attempt(self, addr: Multiaddr, target: ID) -> Any:
+    async def _dial(self, addr: Multiaddr, target: ID) -> Any:
         if not is_circuit(addr):
             return await hardening.dial(self._swarm, addr, target)
         circuit = await self._circuit(addr, PeerId(str(target)))

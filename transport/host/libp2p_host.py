@@ -97,7 +97,7 @@ class Libp2pHost:
         self._accept = hardening.accept_inbound(self._swarm, self._budget, self._handshakes)
         self._relays = RelayClient(self._open_at_relay, self._accept, nursery.start_soon, psk, clock)
         self._relay: RelayService | None = None
-        self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, clock)
+        self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, nursery.start_soon, clock)
         self._host = BasicHost(
             self._swarm, disable_identify_address_discovery=True, addrs_factory=lambda _: self._advertised()
         )

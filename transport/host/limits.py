@@ -59,7 +59,13 @@ MAX_ADVERTISED_ADDRS = 4
 """Addresses that we tell others, public ones first: a machine with many bridges would fill its records with them."""
 
 MAX_DIAL_ADDRS = 8
-"""Addresses of one peer tried in one dial: a record must not make us a port scanner."""
+"""Addresses of one peer that one caller has tried: a record must not make us a port scanner."""
+
+MAX_RACE_ADDRS = 32
+"""Addresses tried in one dial that several callers share: four full lists. Whoever brings more begins another after it."""
+
+DIAL_STAGGER_S = 0.25
+"""Head start of each address over the next one (RFC 8305 §5)."""
 
 NEGOTIATE_S = 8.0
 """Protocol negotiation of one stream, either direction."""

@@ -154,9 +154,10 @@ class TonClient:
         await self._call(self._pool.send, boc)
 
     async def transactions(
-        self, address: str, *, after_lt: int = 0, limit: int = MAX_TRANSACTIONS_READ
+        self, address: str, *, after_lt: int = 0, since_s: int = 0, limit: int = MAX_TRANSACTIONS_READ
     ) -> list[AccountTransaction]:
-        """The account's transactions after ``after_lt``, newest first, at most ``limit``, proved by their hashes."""
+        """The account's transactions after ``after_lt`` and not before ``since_s`` (the chain's Unix seconds), newest
+        first, at most ``limit``, proved by their hashes."""
         account = await self.account_state(address)
         if account is None:
             return []
@@ -166,7 +167,9 @@ class TonClient:
             batch = await self._call(self._pool.transactions, address, lt, hash_, min(16, limit - len(found)))
             if not batch:
                 break
-            found.extend(transaction for transaction in batch if transaction.lt > after_lt)
+            found.extend(entry for entry in batch if entry.lt > after_lt and entry.utime >= since_s)
+            if batch[-1].utime < since_s:
+                break
             lt, hash_ = batch[-1].previous_lt, batch[-1].previous_hash
         return found
 

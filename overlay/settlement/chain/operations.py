@@ -105,6 +105,27 @@ async def open_channel(account: WalletAccount, terms: ChannelTerms, deposit_nano
     return await _fund(account, terms, deposit_nanoton, opening=True)
 
 
+async def finish_opening(
+    account: WalletAccount, terms: ChannelTerms, deposit_nanoton: int, *, since_s: int
+) -> ChannelState:
+    """The end of an :func:`open_channel` that began at ``since_s`` (the chain's Unix seconds) or later, and that a crash
+    or a failure cut off: wait for what became of it, or begin it anew if nothing ever left the wallet.
+
+    The wallet's own history decides: a channel that is not there yet may be on its way, and a second deposit would
+    only fill it up. Raises as :func:`open_channel` does.
+    """
+    await account.resume()
+    address = terms.address()
+    for sent in await account.client.transactions(account.address, since_s=since_s):
+        ours = [out for out in sent.out_messages if out.destination == address]
+        if ours and sent.success:
+            query_id = _query_id_of(ours[0])
+            if (await _outcomes(account, {query_id: address}, sent))[query_id].bounced:
+                raise ChannelRefused(None)
+            return await account.client.channel_state(terms, was_open=True)
+    return (await open_channel(account, terms, deposit_nanoton)).state
+
+
 async def top_up(account: WalletAccount, terms: ChannelTerms, amount_nanoton: int) -> TxResult:
     """Add to the deposit of an open channel; its payer must be this wallet."""
     return await _fund(account, terms, amount_nanoton, opening=False)

@@ -9,6 +9,7 @@ it before a job starts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from overlay.settlement.ledger.account import Budget
 from overlay.settlement.ledger.errors import OverLimit
@@ -49,8 +50,9 @@ class RiskBook:
         self.limits = limits
         self._names = names
         self._total = Cap(f"what may be at risk in all ({names[2]})", limits.total_nanoton)
-        self._peers: dict[str, Cap] = {}
-        self._channels: dict[str, Cap] = {}
+        # A cap is there while a channel's machine or a credit line has it: they alone count against it.
+        self._peers: WeakValueDictionary[str, Cap] = WeakValueDictionary()
+        self._channels: WeakValueDictionary[str, Cap] = WeakValueDictionary()
         self._lines: dict[str, CreditLine] = {}
 
     def caps(self, channel: str, peer: str) -> tuple[Cap, ...]:

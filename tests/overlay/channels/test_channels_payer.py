@@ -6,9 +6,10 @@ import pytest
 
 from overlay.channels.limits import EXPIRY_MARGIN_S, MAX_DEPOSIT_NANOTON, OPENING_GRACE_S
 from overlay.errors import ChainError, ProviderGone, Unfunded
-from overlay.settlement import ChainUnavailable, Wallet
+from overlay.settlement import ChainUnavailable, ChannelTerms, Wallet
 from overlay.settlement.chain import WalletAccount, open_channel
 from overlay.settlement.ledger import ChannelStatus
+from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 
 TON = 1_000_000_000
 
@@ -104,6 +105,64 @@ async def test_a_crash_before_the_money_moved_leaves_nothing_behind(two, monkeyp
     again.clock = lambda: two.payer.clock() + OPENING_GRACE_S
     assert await again.recovered()
     assert await two.status(two.payer, record.channel) == "closed"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def _before(*_arguments, **_options):
+    raise Killed
+
+
+def _after(function):
+    async def call(*arguments, **options):
+        await function(*arguments, **options)
+        raise Killed
+
+    return call
+
+
+@pytest.mark.parametrize("point", ["nothing signed", "signed", "sent", "left the wallet", "open"])
+async def test_an_opening_that_a_crash_cut_off_is_finished_by_whoever_needs_the_channel_next(two, monkeypatch, point):
+    had, client = await balance(two), two.payer.chain.client
+    with monkeypatch.context() as patched:
+        if point == "nothing signed":
+            patched.setattr("overlay.channels.payer.open_channel", _before)
+        elif point == "signed":
+            patched.setattr(client, "send_external", _before)
+        elif point == "sent":
+            patched.setattr(client, "send_external", _after(client.send_external))
+        elif point == "left the wallet":
+            patched.setattr("overlay.settlement.chain.operations._outcomes", _before)
+        else:
+            patched.setattr("overlay.channels.payer.open_channel", _after(open_channel))
+        with pytest.raises(Killed):
+            await two.open()
+    (cut_off,) = await records(two)
+    assert cut_off.status is ChannelStatus.OPENING
+    two.payer = two.new_payer()
+    record = await two.open()
+    assert record.channel == cut_off.channel
+    assert record.status is ChannelStatus.OPEN
+    assert len(await records(two)) == 1
+    state = await client.channel_state(ChannelTerms.from_bytes(record.terms))
+    assert (state.status, state.deposit_nanoton) == ("open", TON // 2)
+    assert had - await balance(two) < TON, "one deposit left the wallet"
+    assert await two.status(two.payee, record.channel) == "open"
+
+
+async def test_an_opening_that_the_contract_refused_has_come_to_nothing_and_another_is_made(two, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("overlay.settlement.chain.operations._outcomes", _before)
+        with pytest.raises(Killed):
+            await two.payer._open(two.whom, MIN_DEPOSIT_NANOTON - 1)
+    (refused,) = await records(two)
+    two.payer = two.new_payer()
+    record = await two.open()
+    assert record.channel != refused.channel
+    assert await two.status(two.payer, refused.channel) == "closed"
+    assert await two.status(two.payer, record.channel) == "open"
 
 
 async def test_a_crash_after_the_money_moved_finds_the_channel_again(two, monkeypatch):

@@ -57,6 +57,10 @@ def test_a_tunnel_outlives_pauses_and_long_answers_and_is_closed_after_two_idle_
             assert all(account.unpaid_nanoton == 0 for account in node.links.accounts().values())
             (provider,) = world.provider_nodes()
             assert not provider[1].listener.tunnels
+            links = node.links
+            assert not links._links  # nothing of it stays in memory, and the ledger has all of it
+            assert not links._machines
+            assert not links._paying
             assert await chat(node, 20) > 0
             (second,) = node.links.tunnels()
             assert second.handshake_hash != first.handshake_hash

@@ -235,7 +235,7 @@ async def test_p3_a_cancelled_opening_gives_its_place_in_the_muxer_back(new_host
 
 async def test_p4_a_dial_ends_when_it_succeeds(new_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("libp2p.network.swarm._HAPPY_EYEBALLS_DELAY", 60.0)
-    monkeypatch.setattr("transport.host.dialler._STAGGER_S", 60.0)
+    monkeypatch.setattr("transport.host.race.DIAL_STAGGER_S", 60.0)
     async with new_host() as server, new_host(listen=[]) as client:
         with trio.fail_after(5):
             await client.connect(server.addrs[0])
