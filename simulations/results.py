@@ -91,6 +91,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value_of_time: int = 0
     """nanoTON that a second less is worth to him."""
     error: str = ""
+    model: str = ""
+    prompt: int = 0
+    """Tokens."""
+    sent_at_s: float | None = None
+    """When the request went to the provider that did it."""
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +116,10 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     busy_s: float = 0.0
     """Of one slot."""
     up_s: float = 0.0
+    sells: tuple[tuple[str, int], ...] = ()
+    """Models, each with the jobs that its machine really does at once."""
+    shifts: tuple[tuple[float, float], ...] = ()
+    """From when to when it ran."""
 
 
 class Attacker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,6 +206,8 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     violations: tuple[Violation, ...] = ()
     efficiency: dict[str, float] = {}
     """Allocative efficiency as a share of the competitive optimum, by policy: ``ours``, and baselines if they ran."""
+    losses: dict[str, float] = {}
+    """What is missing to the optimum, by cause (:data:`simulations.world.efficiency.CAUSES`), as shares of it."""
     chain_fees_nanoton: int = 0
     warnings: dict[str, int] = {}
     """Lines that nodes logged as warnings, by event, and how often."""

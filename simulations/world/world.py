@@ -31,11 +31,12 @@ from simulations.results import Happening
 from simulations.scenarios.model import ClientGroup, Demand, Gossip, ProviderGroup, Scenario
 from simulations.world import attackers, faults, hardware
 from simulations.world import demand as demands
-from simulations.world.buying import Order, buy, wanted_units
+from simulations.world.buying import Order, buy, lengths
 from simulations.world.chain import SimulatedChain
 from simulations.world.engines import Card, ModelEngine
 from simulations.world.machine import Surroundings, VirtualMachine
 from simulations.world.nodes import ClientPeer, Peer, ProviderPeer
+from simulations.world.policies import Policy
 from transport.host import background
 from transport.identity import PeerId
 
@@ -52,8 +53,11 @@ CLIENT_FUNDS_NANOTON = 50_000_000_000
 class World:
     """See the module's docstring. Make one with :meth:`opened`."""
 
-    def __init__(self, scenario: Scenario, seed: int, network: VirtualNetwork, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, scenario: Scenario, seed: int, network: VirtualNetwork, nursery: trio.Nursery, policy: Policy
+    ) -> None:
         self.scenario = scenario
+        self.policy = policy
         self.seed = seed
         self.network = network
         self.nursery = nursery
@@ -79,8 +83,11 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, scenario: Scenario, seed: int, log: EventLog) -> AsyncIterator[World]:
-        """A world with its machines, all of them off, for the length of the block."""
+    async def opened(
+        cls, scenario: Scenario, seed: int, log: EventLog, policy: Policy | None = None
+    ) -> AsyncIterator[World]:
+        """A world with its machines, all of them off, for the length of the block; without ``policy`` a market as
+        production makes it."""
         part = scenario.network
         draw = random.Random(f"network of {seed}")  # noqa: S311  # a model, no secret
         async with (
@@ -90,7 +97,7 @@ class World:
             ) as network,
             background() as nursery,
         ):  # fmt: skip
-            world = cls(scenario, seed, network, nursery)
+            world = cls(scenario, seed, network, nursery, policy or Policy())
             world._populate()
             yield world
 
@@ -136,7 +143,7 @@ class World:
         sold = [hardware.offering(group.hardware, model, group.slots) for model in group.models]
         above = group.floor * math.exp(draw.gauss(0.0, group.floor_sigma))
         behaviour = attackers.PROVIDERS[group.behaviour](group.options)
-        config = behaviour.config(provider_config(group, sold, above))
+        config = self.policy.provider(behaviour.config(provider_config(group, sold, above)))
         peer = ProviderPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
             hardware=group.hardware, sold=sold,
@@ -207,6 +214,8 @@ class World:
         """Run a machine's node until it is stopped: a provider's with ``demand`` None, else one that buys."""
 
         async def life(node: Any) -> None:
+            if isinstance(node, ClientNode):
+                self.policy.join(self, node)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.does.live, self, peer, node)
                 if demand is not None:
@@ -216,7 +225,7 @@ class World:
 
     async def _shop(self, client: ClientPeer, node: ClientNode, demand: Demand) -> None:
         """Ask for what the demand says, for ever."""
-        draw = random.Random(client.machine.rng.random())  # noqa: S311  # a model
+        draw = self.rng(f"demand of client {client.number} from its start {len(client.shifts)}")
         async with trio.open_nursery() as nursery:
             begins = demands.session_starts(demand, draw, trio.current_time(), self.scenario.duration_s)
             for at_s in begins:
@@ -226,17 +235,21 @@ class World:
             await trio.sleep_forever()
 
     async def _session(self, client: ClientPeer, node: ClientNode, demand: Demand, draw: random.Random) -> None:
+        """Ask for one thing after the other. What is asked for depends on the seed alone, not on how often it takes."""
+        pauses = random.Random(draw.random())  # noqa: S311  # a model
         for number in range(demands.session_jobs(demand, draw)):
             if number:
                 await trio.sleep(demands.pause_s(demand, draw))
             request = demands.request(demand, draw)
+            prompt, wanted = lengths(request)
             order = Order(
-                client.number, client.group, request.task, trio.current_time(), wanted=wanted_units(request),
+                client.number, client.group, request.task, trio.current_time(), wanted=wanted,
                 value_per_million=client.value_nanoton, value_of_time=client.value_of_time_nanoton_per_s,
+                model=request.model, prompt=prompt,
             )  # fmt: skip
             self.orders.append(order)
             try:
-                await buy(node, request, order, retries=demand.retries, rng=draw)
+                await buy(node, request, order, retries=demand.retries, rng=pauses)
             except trio.Cancelled:
                 if not self.over:
                     order.ended_at_s, order.error = trio.current_time(), "its client stopped"
