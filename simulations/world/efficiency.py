@@ -1,17 +1,18 @@
 """How much of the competitive optimum a run reached, and where the rest of it went.
 
 What is gained is the worth of the answers to their users, less what the waiting was worth to them beyond the time that
-the quickest machine of the run takes, less what the work cost its providers; prices only say who gets it. It is held
-against :mod:`simulations.world.bound`. Fees of the chain are counted on neither side: a channel lives for a week.
+the quickest machine of the run takes, less what its providers would have done the work for at least (their floors, as a
+share of electricity and wear: what a provider would do without is its own affair); prices only say who gets it. It is
+held against :mod:`simulations.world.bound`. Fees of the chain are counted on neither side: a channel lives for a week.
 
 The optimum comes with prices λ for the time of each class of machine in each minute, and these say what each part of
 the difference is due to (complementary slackness). With b_j what a job has of its best option at these prices, and a
 job that took S seconds of a machine and was late by its parts,
 
-    bound − gained = Σ_jobs [b_j − (worth − hurry · late − λ S)] + Σ_places [capacity (λ − rate) − used (λ − rate)]
+    bound − gained = Σ_jobs [b_j − (worth − hurry · late − λ S)] + Σ_machines [capacity max(0, λ − rate) − used (λ − rate)]
 
 Each bracket is at least 0: the first is what a job lost by going elsewhere, late or nowhere, the second time of
-machines that nobody used although it was worth more than it costs.
+machines that nobody used although it was worth more than its owner wants, and work of those whose owners want more.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ TAIL_S = 120.0
 """Jobs asked for so shortly before the end are left out: most of them could not be done any more."""
 
 CAUSES = (
-    "too_dear", "no_room", "failed", "unfinished", "channel", "dealing", "queue", "sharing", "machine", "displaced",
-    "idle", "outside",
+    "too_dear", "no_room", "failed", "unfinished", "channel", "dealing", "queue", "sharing", "machine", "dear",
+    "displaced", "idle", "outside",
 )  # fmt: skip
 """What kept a market from the optimum:
 
@@ -50,8 +51,9 @@ dealing     waited for quotes and awards, or for another try
 queue       waited at its provider, its prompt not read yet
 sharing     made more slowly than by a machine of its own, or held up on its way
 machine     made by another machine, or at another time, than would have been best
+dear        made by a machine whose owner wants more than others would have done it for
 displaced   done, although it was worth less than what its machine's time was worth to others
-idle        time of machines that stood still although others would have paid more than it costs
+idle        time of machines that stood still although others would have paid more than their owners want
 outside     time of machines that went to jobs of before the span and of its end
 """
 
@@ -83,8 +85,8 @@ class _Kind:
     sold: tuple[Offering, ...]
 
     @property
-    def rate(self) -> float:
-        """nanoTON that a second under load costs."""
+    def cost(self) -> float:
+        """nanoTON that a second under load costs: electricity and wear."""
         return float(HARDWARE[self.hardware].usd_per_h * NANOTON_PER_USD / 3600)
 
     def serves(self, job: Job) -> Offering | None:
@@ -93,6 +95,16 @@ class _Kind:
             if Task(job.task) in each.tasks and job.model in ("", each.model):
                 return each
         return None
+
+
+@dataclass(frozen=True)
+class _Used:
+    """Of a machine's time that a job took, in nanoTON: what its owner wants for it, what it was worth beyond that at the
+    optimum's prices, and how much less it was worth where that is less."""
+
+    cost: float
+    rent: float
+    dear: float
 
 
 def _seconds(what: Offering, prompt: int, units: int) -> float:
@@ -128,61 +140,64 @@ class _Account:
     """The optimum of a run, and its jobs held against it."""
 
     def __init__(self, result: RunResult) -> None:
+        self._minutes = max(1, math.ceil(result.virtual_s / MINUTE_S))
         self._kinds: list[_Kind] = []
         self._kind: dict[int, int] = {}
-        self._minutes = max(1, math.ceil(result.virtual_s / MINUTE_S))
-        capacity = self._count(result.providers)
+        """Of each provider, by number."""
+        self._rate: dict[int, float] = {}
+        """What its owner wants for a second, likewise."""
+        self._capacity: dict[int, Floats] = {}
+        """Its seconds in each minute, likewise."""
+        for provider in result.providers:
+            self._add(provider)
         self.jobs = [job for job in result.jobs if job.wanted and any(kind.serves(job) for kind in self._kinds)]
         self._quickest = [
             min(_alone_s(what, job) for kind in self._kinds if (what := kind.serves(job))) for job in self.jobs
         ]
-        rate = np.repeat(np.array([kind.rate for kind in self._kinds]), self._minutes)
-        self._program = self._fluid(capacity.ravel(), rate)
-        self._prices = least(self._program).prices
-        self._best, _ = self._program.best(self._prices)
-        self._rent = (self._prices - rate).reshape(len(self._kinds), self._minutes)
-        self._capacity = capacity
+        self._program = self._fluid()
+        prices = least(self._program).prices
+        self._best, _ = self._program.best(prices)
+        self._prices = prices.reshape(len(self._kinds), self._minutes)
         self._opened = _openings(self.jobs)
 
-    def _count(self, providers: Sequence[Provider]) -> Floats:
-        """Seconds of each kind in each minute."""
-        rows: list[Floats] = []
-        for provider in providers:
-            sold = tuple(offering(provider.hardware, model, slots) for model, slots in provider.sells)
-            kind = _Kind(provider.hardware, sold)
-            if kind not in self._kinds:
-                self._kinds.append(kind)
-                rows.append(np.zeros(self._minutes))
-            self._kind[provider.number] = number = self._kinds.index(kind)
-            for begins_s, ends_s in provider.shifts:
-                for minute, seconds in _minutes(begins_s, ends_s, self._minutes):
-                    rows[number][minute] += seconds
-        return np.array(rows).reshape(len(self._kinds), self._minutes)
+    def _add(self, provider: Provider) -> None:
+        kind = _Kind(provider.hardware, tuple(offering(provider.hardware, *each) for each in provider.sells))
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+        self._kind[provider.number] = self._kinds.index(kind)
+        self._rate[provider.number] = kind.cost * provider.floor
+        self._capacity[provider.number] = seconds = np.zeros(self._minutes)
+        for begins_s, ends_s in provider.shifts:
+            for minute, within in _minutes(begins_s, ends_s, self._minutes):
+                seconds[minute] += within
 
-    def _fluid(self, capacity_s: Floats, rate: Floats) -> Fluid:
+    def _fluid(self) -> Fluid:
         count = len(self.jobs)
         asked = np.array([job.asked_at_s for job in self.jobs])
         value = np.array([job.value_per_million * job.wanted / UNITS_PER_PRICE for job in self.jobs])
         hurry = np.array([job.value_of_time for job in self.jobs], dtype=np.float64)
         quickest = np.array(self._quickest)
-        first = np.minimum((asked / MINUTE_S).astype(np.intp), self._minutes - 1) if count else np.zeros(0, np.intp)
-        worths, seconds, places = [], [], []
+        first = np.minimum((asked / MINUTE_S).astype(np.intp), self._minutes - 1)
+        worths, seconds, options = [], [], []
         for number, kind in enumerate(self._kinds):
-            sold = [kind.serves(job) for job in self.jobs]
-            alone = np.array([_alone_s(w, j) if w else 0.0 for w, j in zip(sold, self.jobs, strict=True)])
-            takes = np.array([_seconds(w, j.prompt, j.wanted) if w else 1.0 for w, j in zip(sold, self.jobs, strict=True)])
-            serves = np.array([w is not None for w in sold], dtype=bool)
+            sold = [(kind.serves(job), job) for job in self.jobs]
+            alone = np.array([_alone_s(what, job) if what else 0.0 for what, job in sold])
+            takes = np.array([_seconds(what, job.prompt, job.wanted) if what else 1.0 for what, job in sold])
+            serves = np.array([what is not None for what, _ in sold], dtype=bool)
             for later in range(PATIENCE):
                 minute = first + later
-                there = serves & (minute < self._minutes)
                 late = np.maximum(alone, minute * MINUTE_S - asked) - quickest
-                worths.append(np.where(there, value - hurry * late, -np.inf))
+                worths.append(np.where(serves & (minute < self._minutes), value - hurry * late, -np.inf))
                 seconds.append(takes)
-                places.append(number * self._minutes + np.minimum(minute, self._minutes - 1))
+                options.append(number * self._minutes + np.minimum(minute, self._minutes - 1))
         shape = (len(worths), count)
+        minutes = np.arange(self._minutes)
+        sellers = [self._kind[number] * self._minutes + minutes for number in self._capacity]
         return Fluid(
             np.array(worths).reshape(shape).T, np.array(seconds).reshape(shape).T,
-            np.array(places, dtype=np.intp).reshape(shape).T, capacity_s, rate,
+            np.array(options, dtype=np.intp).reshape(shape).T, np.array(sellers, dtype=np.intp).ravel(),
+            np.array(list(self._capacity.values())).ravel(), np.repeat(list(self._rate.values()), self._minutes),
+            len(self._kinds) * self._minutes,
         )  # fmt: skip
 
     # --- what became of it --------------------------------------------------------------------------------------------
@@ -192,17 +207,19 @@ class _Account:
         span = np.zeros(self._minutes)
         for minute, seconds in _minutes(from_s, until_s, self._minutes):
             span[minute] = seconds / MINUTE_S
-        rent = float((self._capacity * self._rent * span).sum())
+        rent = sum(
+            float((seconds * span * np.maximum(0.0, self._prices[self._kind[number]] - self._rate[number])).sum())
+            for number, seconds in self._capacity.items()
+        )
         lost: Counter[str] = Counter()
-        gained, earned = 0.0, 0.0
+        gained = earned = 0.0
         for number in counted:
-            job = self.jobs[number]
-            used, at_prices = self._used(job)
-            gained += self._worth(number) - used
-            earned += at_prices
-            for cause, nanoton in self._lost(number, used + at_prices):
+            used = self._used(self.jobs[number])
+            gained += self._worth(number) - used.cost
+            earned += used.rent
+            for cause, nanoton in self._lost(number, used):
                 lost[cause] += nanoton
-        inside = sum(self._inside(job, span) for job in self.jobs)
+        inside = sum(self._used(job, span).rent for job in self.jobs)
         lost["outside"] += inside - earned
         lost["idle"] += rent - inside
         bound = float(self._best[list(counted)].sum()) + rent
@@ -223,31 +240,27 @@ class _Account:
         ends_s = self._minutes * MINUTE_S if job.ended_at_s is None else job.ended_at_s
         return number, what, max(0.0, job.first_token_at_s - _reading_s(what, job)), ends_s
 
-    def _spent(self, job: Job) -> Iterator[tuple[int, int, float]]:
-        """Kind, minute, and seconds of the machine's time that went into a job."""
+    def _used(self, job: Job, span: Floats | None = None) -> _Used:
+        """What went into a job, of the whole run or of the part of each minute that ``span`` says."""
         work = self._work(job)
-        if work is None:
-            return
+        if work is None or job.provider is None:
+            return _Used(0.0, 0.0, 0.0)
         number, what, begins_s, ends_s = work
-        takes, lasts = _seconds(what, job.prompt, job.units), max(1e-9, ends_s - begins_s)
-        for minute, seconds in _minutes(begins_s, ends_s, self._minutes):
-            yield number, minute, takes * seconds / lasts
+        takes, lasts, rate = _seconds(what, job.prompt, job.units), max(1e-9, ends_s - begins_s), self._rate[job.provider]
+        cost = rent = dear = 0.0
+        for minute, within in _minutes(begins_s, ends_s, self._minutes):
+            seconds = takes * within / lasts * (1.0 if span is None else float(span[minute]))
+            above = float(self._prices[number, minute]) - rate
+            cost += rate * seconds
+            rent += max(0.0, above) * seconds
+            dear += max(0.0, -above) * seconds
+        return _Used(cost, rent, dear)
 
-    def _used(self, job: Job) -> tuple[float, float]:
-        """What its work cost, and what the machine's time was worth beyond that."""
-        cost = worth = 0.0
-        for number, minute, seconds in self._spent(job):
-            cost += self._kinds[number].rate * seconds
-            worth += float(self._rent[number, minute]) * seconds
-        return cost, worth
-
-    def _inside(self, job: Job, span: Floats) -> float:
-        """What the time that it took of the span was worth beyond its cost."""
-        return sum(float(self._rent[n, minute] * span[minute]) * seconds for n, minute, seconds in self._spent(job))
-
-    def _lost(self, number: int, price: float) -> Iterator[tuple[str, float]]:
-        """By cause, what a job lost against its best; ``price`` is what the machine's time is worth that it took."""
+    def _lost(self, number: int, used: _Used) -> Iterator[tuple[str, float]]:
+        """By cause, what a job lost against its best."""
         job, best = self.jobs[number], float(self._best[number])
+        price = used.cost + used.rent - used.dear
+        yield "dear", used.dear
         if job.outcome == "refused":
             yield "too_dear" if job.error == "TooExpensive" else "no_room", best + price
             return

@@ -163,6 +163,8 @@ class ProviderPeer(Peer[ProviderNode]):
     does: ProviderBehaviour
     hardware: str = ""
     sold: Sequence[Offering] = ()
+    floor: float = 1.0
+    """The least that its owner works for, as a multiple of what the work costs."""
     engines: Callable[[], Sequence[ModelEngine]] = tuple
     used: list[ModelEngine] = field(default_factory=list)
     """The engines of all its runs: what they made is what it cost."""
@@ -195,6 +197,8 @@ class ClientPeer(Peer[ClientNode]):
     does: ClientBehaviour
     value_nanoton: int = 0
     value_of_time_nanoton_per_s: int = 0
+    channels: int = 0
+    """With which it begins."""
 
     def opened(self) -> AbstractAsyncContextManager[ClientNode]:
         """As `cocoon gateway run` opens it."""

@@ -19,11 +19,14 @@ import msgspec
 import trio
 
 from compute.tasks import Task
+from overlay.channels import Payee
 from overlay.config import Config, PriceSection, load_config
+from overlay.errors import CocoonError
 from overlay.events import NodeEvent
 from overlay.market.selection import MAIN_UNIT
 from overlay.node.client import ClientNode
 from overlay.node.provider import ProviderNode
+from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
 from simulations.determinism import EventLog
 from simulations.network import Nat, VirtualNetwork
@@ -48,6 +51,9 @@ WELL_KNOWN = 16
 PROVIDER_FUNDS_NANOTON = 5_000_000_000
 CLIENT_FUNDS_NANOTON = 50_000_000_000
 """What wallets hold at first: enough for a day of what these scenarios ask for."""
+
+CHANNEL_TRIES, CHANNEL_RETRY_S = 4, 10.0
+"""For a channel that a client is to begin with: providers join within seconds."""
 
 
 class World:
@@ -146,7 +152,7 @@ class World:
         config = self.policy.provider(behaviour.config(provider_config(group, sold, above)))
         peer = ProviderPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
-            hardware=group.hardware, sold=sold,
+            hardware=group.hardware, sold=sold, floor=above,
             does=behaviour,
             engines=partial(_engines, sold, behaviour),
         )  # fmt: skip
@@ -163,7 +169,7 @@ class World:
         config = behaviour.config(client_config(group, value, hurry))
         peer = ClientPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
-            does=behaviour, value_nanoton=value, value_of_time_nanoton_per_s=hurry,
+            does=behaviour, value_nanoton=value, value_of_time_nanoton_per_s=hurry, channels=group.channels,
         )  # fmt: skip
         self.clients.append(peer)
         return peer
@@ -220,8 +226,28 @@ class World:
                 nursery.start_soon(peer.does.live, self, peer, node)
                 if demand is not None:
                     nursery.start_soon(self._shop, peer, node, demand)
+                    if peer.channels:
+                        nursery.start_soon(self._open_channels, peer, node, demand, peer.channels)
 
         await peer.run(life)
+
+    async def _open_channels(self, client: ClientPeer, node: ClientNode, demand: Demand, count: int) -> None:
+        """Give a client what a regular customer has: channels to some of those that sell its model."""
+        sellers = [peer for peer in self.providers if any(each.model == demand.model for each in peer.sold)]
+        draw = self.rng(f"channels of client {client.number}")
+        async with trio.open_nursery() as nursery:
+            for provider in draw.sample(sellers, min(count, len(sellers))):
+                nursery.start_soon(self._open_channel, node, provider)
+
+    async def _open_channel(self, node: ClientNode, provider: ProviderPeer) -> None:
+        machine = provider.machine
+        payee = Payee(provider.peer_id, machine.wallet.address, machine.channel_key, machine.place.addrs())
+        for _ in range(CHANNEL_TRIES):
+            try:
+                await node.desk.ensure(payee, spendable_nanoton=1, min_deposit_nanoton=MIN_DEPOSIT_NANOTON)
+                return
+            except CocoonError:  # it may not have joined yet
+                await trio.sleep(CHANNEL_RETRY_S)
 
     async def _shop(self, client: ClientPeer, node: ClientNode, demand: Demand) -> None:
         """Ask for what the demand says, for ever."""
