@@ -91,6 +91,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value_of_time: int = 0
     """nanoTON that a second less is worth to him."""
     error: str = ""
+    model: str = ""
+    prompt: int = 0
+    """Tokens."""
+    sent_at_s: float | None = None
+    """When the request went to the provider that did it."""
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +116,12 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     busy_s: float = 0.0
     """Of one slot."""
     up_s: float = 0.0
+    sells: tuple[tuple[str, int], ...] = ()
+    """Models, each with the jobs that its machine really does at once."""
+    shifts: tuple[tuple[float, float], ...] = ()
+    """From when to when it ran."""
+    floor: float = 1.0
+    """The least that its owner works for, as a multiple of electricity and wear."""
 
 
 class Attacker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +171,31 @@ class Happening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what: str
 
 
+class PolicyFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one way of finding prices made of the scenario, the seed and the demand. Jobs are those asked for after the
+    warm-up; ``None`` is what there was nothing to measure of."""
+
+    policy: str
+    """``ours``, or a baseline's name."""
+    digest: str
+    asked: int
+    done: int
+    failed: int
+    refused: int
+    efficiency: float | None = None
+    """Share of the competitive optimum."""
+    losses: dict[str, float] = {}
+    """What is missing to it, by cause."""
+    gained_nanoton: float | None = None
+    """Worth of the answers less waiting and work."""
+    first_token_p50: float | None = None
+    """Seconds."""
+    first_token_p95: float | None = None
+    price_paid: float | None = None
+    """nanoTON a million of the main unit."""
+    utilisation: float | None = None
+
+
 class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run."""
 
@@ -197,6 +233,10 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     violations: tuple[Violation, ...] = ()
     efficiency: dict[str, float] = {}
     """Allocative efficiency as a share of the competitive optimum, by policy: ``ours``, and baselines if they ran."""
+    losses: dict[str, float] = {}
+    """What is missing to the optimum, by cause (:data:`simulations.world.efficiency.CAUSES`), as shares of it."""
+    policies: tuple[PolicyFigures, ...] = ()
+    """Ours and the baselines that were run beside it, if any were."""
     chain_fees_nanoton: int = 0
     warnings: dict[str, int] = {}
     """Lines that nodes logged as warnings, by event, and how often."""

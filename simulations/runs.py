@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import msgspec
 
 from overlay.errors import CocoonError, ConfigError
 from simulations import results
@@ -23,6 +25,7 @@ from simulations.results import ResultError, RunResult, Sample
 from simulations.scenarios.checks import expected_jobs
 from simulations.scenarios.model import Scenario
 from simulations.scenarios.reading import dump
+from simulations.scenarios.tree import nearest
 
 RESULT, REPORT, REPLAY, SCENARIO = "result.json", "report.html", "replay.toml", "scenario.toml"
 PICTURES = "pictures"
@@ -88,10 +91,35 @@ def world() -> Run:
     return resolve("simulations.world:run")
 
 
+EVERY_BASELINE = "all"
+"""Stands for all of them."""
+
+
+def baselines(names: Iterable[str]) -> list[str]:
+    """The baselines that are meant, each once and in the order of the program. Raises
+    :class:`~overlay.errors.ConfigError`, which names the nearest, for one that does not exist."""
+    wanted = set(names)
+    if not wanted:
+        return []
+    known: tuple[str, ...] = importlib.import_module("simulations.world.policies").BASELINES
+    for name in sorted(wanted - {*known, EVERY_BASELINE}):
+        raise ConfigError(f"--baseline: there is none {name!r}; {nearest(name, [*known, EVERY_BASELINE], 'known')}")
+    return [name for name in known if name in wanted or EVERY_BASELINE in wanted]
+
+
+def beside(result: RunResult, others: Iterable[tuple[str, RunResult]]) -> RunResult:
+    """``result`` with what baselines made of the same scenario, seed and demand."""
+    figures = importlib.import_module("simulations.world.measures").figures
+    rows = [figures(result, "ours"), *(figures(other, name) for name, other in others)]
+    efficiency = {row.policy: row.efficiency for row in rows if row.efficiency is not None}
+    return msgspec.structs.replace(result, efficiency=efficiency, policies=tuple(rows))
+
+
 def perform(
-    scenario: Scenario, seed: int, run: Run, directory: Path | None, on_sample: Callable[[Sample], None]
+    scenario: Scenario, seed: int, run: Run, directory: Path | None, on_sample: Callable[[Sample], None], **more: str
 ) -> RunResult:
-    """Run a scenario to its end, a broken invariant, or Ctrl-C, which gives a result that says so.
+    """Run a scenario to its end, a broken invariant, or Ctrl-C, which gives a result that says so. ``more`` goes to
+    ``run``: ``baseline="golem"``.
 
     Raises :class:`RunCrashed` for an exception out of the run, with a replay file in ``directory``.
     """
@@ -102,7 +130,7 @@ def perform(
         on_sample(sample)
 
     try:
-        return run(scenario, seed, on_sample=keep)
+        return run(scenario, seed, on_sample=keep, **more)
     except BaseException as error:
         if _is_interrupt(error):
             return _so_far(scenario, seed, samples)

@@ -86,6 +86,13 @@ def run(
     compare: Annotated[
         Path | None, typer.Option(help="An earlier run beside this one in the report.", metavar="RESULT")
     ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run another way of finding prices on the same demand too: cocoon, golem or all; repeatable.",
+            metavar="NAME",
+        ),
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Run a scenario: what happened, what was expected, a report. Exit code 1 when an expectation is missed, 3 when an
@@ -101,6 +108,7 @@ def run(
         if lost := len(before.expect) - len(scenario.expect):
             output.note(f"{lost} of {len(before.expect)} expectations look at times that are cut off: left out")
     other = runs.load_result(compare, "--compare") if compare is not None else None
+    baselines = runs.baselines(baseline or ())
     directory = out or Path("sim-runs") / f"{scenario.name}-{seed}"
     if report or pictures:
         runs.check_drawing()
@@ -108,9 +116,22 @@ def run(
     world = runs.world()
     with RunProgress(output, scenario) as progress:
         result = runs.perform(scenario, seed, world, directory, progress.update)
+    cut_off = False
+    if baselines and result.complete:
+        found: list[tuple[str, RunResult]] = []
+        for named in baselines:
+            with RunProgress(output, scenario, f"with the policy of {named}") as progress:
+                made = runs.perform(scenario, seed, world, None, progress.update, baseline=named)
+            if not made.complete:
+                output.note(f"the run with the policy of {named} did not reach its end and is left out: "
+                            f"{made.stopped_because}")  # fmt: skip
+                cut_off = True
+                break
+            found.append((named, made))
+        result = runs.beside(result, found)
     files = runs.keep(result, scenario, directory, report=report, compare=other, pictures=pictures)
     tell_result(output, result, files)
-    raise typer.Exit(_exit_code(result))
+    raise typer.Exit(INTERRUPTED if cut_off else _exit_code(result))
 
 
 def _seconds(text: str) -> float:

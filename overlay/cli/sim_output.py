@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,19 @@ if TYPE_CHECKING:
 PLAIN_EVERY_S = 10.0
 """Between two lines of progress of `explore` off a terminal."""
 
+LEAST_LOSS = 0.005
+"""Of the optimum: what is less is not worth a word."""
+
 
 class RunProgress:
     """The live picture of a run on standard error; silent with ``--json``."""
 
-    def __init__(self, output: Output, scenario: Scenario) -> None:
+    def __init__(self, output: Output, scenario: Scenario, what: str = "") -> None:
         self._shown: Any = None
         if not output.as_json:
             progress: Any = importlib.import_module("simulations.report.progress")
-            self._shown = progress.Progress(output.err, scenario.title, scenario.duration_s)
+            title = f"{scenario.title}, {what}" if what else scenario.title
+            self._shown = progress.Progress(output.err, title, scenario.duration_s)
         self._started = time.monotonic()
 
     def __enter__(self) -> RunProgress:
@@ -66,6 +71,8 @@ def tell_result(output: Output, result: RunResult, files: list[Path]) -> None:
                 if last
                 else {},
                 "efficiency": result.efficiency,
+                "losses": result.losses,
+                "policies": [_policy(row) for row in result.policies],
                 "marks": [_mark(mark) for mark in result.marks],
                 "violations": [{"invariant": v.invariant, "at_s": v.at_s, "what": v.what} for v in result.violations],
                 "files": [str(file) for file in files],
@@ -84,12 +91,48 @@ def tell_result(output: Output, result: RunResult, files: list[Path]) -> None:
     ]
     if rows:
         output.table("Expectations", ("measure", "measured", "expected", ""), rows, empty="")
+    if result.policies:
+        tell_policies(output, result)
+    elif (ours := result.efficiency.get("ours")) is not None:
+        lost = _most_lost(result.losses)
+        output.line(f"{_percent(ours)} of what a perfect market would have gained" + (f"; lost: {lost}" if lost else ""))
     output.line(
         f"{result.virtual_s:g} virtual seconds in {result.wall_s:.1f} s, {result.events} events, "
         f"digest {result.digest or 'unknown'}"
     )
     for file in files:
         output.line(f"wrote {file}")
+
+
+def tell_policies(output: Output, result: RunResult) -> None:
+    """Ours beside the baselines."""
+    rows = [
+        (row.policy, _percent(row.efficiency), f"{row.done} of {row.asked}", str(row.refused), str(row.failed),
+         _figure(row.first_token_p50), _figure(row.first_token_p95), _ton(row.price_paid), _percent(row.utilisation),
+         _most_lost(row.losses))
+        for row in result.policies
+    ]  # fmt: skip
+    columns = ("policy", "of the optimum", "done", "refused", "failed", "first token s", "95 % s", "TON/M paid", "busy",
+               "lost most by")  # fmt: skip
+    output.table("The same demand under other policies", columns, rows, empty="")
+
+
+def _most_lost(losses: Mapping[str, float]) -> str:
+    """The three causes that cost most."""
+    worst = sorted(losses.items(), key=lambda item: (-item[1], item[0]))[:3]
+    return ", ".join(f"{cause.replace('_', ' ')} {_percent(part)}" for cause, part in worst if part >= LEAST_LOSS)
+
+
+def _policy(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__struct_fields__}
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.1f} %"
+
+
+def _ton(nanoton: float | None) -> str:
+    return "-" if nanoton is None else f"{nanoton / 1e9:.4g}"
 
 
 def _mark(mark: Any) -> dict[str, Any]:

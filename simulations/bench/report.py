@@ -83,14 +83,23 @@ def show(report: dict[str, Any], output: Output) -> None:
     """The document for people: a line a row, with what it has beside its value."""
     where = report["machine"]
     output.line(f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, commit {report['commit']}")
-    known = {item.name for item in fields(Row)}
+    known = {item.name for item in fields(Row)} | {"parts", "met", "quick"}
     rows = []
     for line in report["rows"]:
         value = "-" if line["value"] is None else f"{line['value']:g} {line['unit']}"
         verdict = {True: "yes", False: "NO", None: "-"}[line["ok"]]
         extras = ", ".join(f"{key} {_shown(line[key])}" for key in line if key not in known)
         rows.append((line["measure"], value, line["reach"], verdict, extras))
+        rows += [_part(part) for part in line.get("parts", ())]
     output.table("Benchmark", ["measure", "value", "mark", "met", "beside it"], rows, empty="nothing was measured")
+
+
+def _part(part: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """One of several figures of a row."""
+    value = "-" if part["value"] is None else f"{part['value']:g} {part['unit']}"
+    beside = {key: part[key] for key in part if key not in ("id", "measure", "value", "unit", "mark", "met", "samples")}
+    extras = ", ".join(f"{key} {_shown(value)}" for key, value in beside.items())
+    return f"  … {part['measure']}", value, part["mark"], {True: "yes", False: "NO", None: "-"}[part["met"]], extras
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from simulations.report import job_charts, market_charts, money_charts, network_charts
+from simulations.report import job_charts, market_charts, money_charts, network_charts, policy_charts
 from simulations.report.drawing import Chart
 from simulations.report.frame import Frame
 from simulations.results import RunResult
@@ -20,6 +20,7 @@ def sections(frame: Frame) -> dict[str, tuple[Maker, ...]]:
         "Prices and money": (
             *(partial(market_charts.price, key=key) for key in frame.markets),
             market_charts.efficiency,
+            policy_charts.losses,
             money_charts.earnings_chart,
             money_charts.risk,
             money_charts.attackers,

@@ -19,6 +19,7 @@ from simulations.report.frame import Frame
 from simulations.report.job_charts import error_table, outcome_table
 from simulations.report.markup import clean, document, element, extend
 from simulations.report.measures import differences, key_figures
+from simulations.report.policy_charts import policy_table
 from simulations.report.tables import Table, listed, table_element
 from simulations.report.verdict import command, mark_table, verdict
 from simulations.results import RunResult
@@ -73,6 +74,8 @@ def report_page(result: RunResult, *, compare: RunResult | None = None) -> str:
     ):
         for grid in drawn["Jobs"]:
             extend(grid, _boxes(runs, table, caption, ""))
+    for grid in drawn["Prices and money"]:
+        extend(grid, _boxes(runs, policy_table, "The same demand under other policies", ""))
     if frame.markets_left:
         blocks["Prices and money"].append(
             element("p", f"{plural(frame.markets_left, 'smaller market')} without a picture.", class_="note")

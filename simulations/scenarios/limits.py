@@ -17,3 +17,6 @@ MAX_SAMPLES = 100_000
 
 MAX_JOBS = 10_000_000
 """That all clients want together, in the mean: a result keeps 200 bytes of each."""
+
+MAX_CHANNELS = 50
+"""That a client has to begin with: each is opened, with messages and a wallet's money."""

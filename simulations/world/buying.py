@@ -39,6 +39,9 @@ class Order:
     value_per_million: int = 0
     value_of_time: int = 0
     error: str = ""
+    model: str = ""
+    prompt: int = 0
+    sent_at_s: float | None = None
 
     @property
     def value_nanoton(self) -> int:
@@ -50,15 +53,15 @@ class Order:
         return Job(
             self.client, self.group, self.task.value, self.asked_at_s, self.outcome, provider, self.first_token_at_s,
             self.ended_at_s, self.tries, self.units, self.paid_nanoton, self.value_nanoton, self.wanted,
-            self.value_per_million, self.value_of_time, self.error,
+            self.value_per_million, self.value_of_time, self.error, self.model, self.prompt, self.sent_at_s,
         )  # fmt: skip
 
 
-def wanted_units(request: Request) -> int:
-    """How long the whole answer is, in the main unit."""
+def lengths(request: Request) -> tuple[int, int]:
+    """Tokens of the prompt, and how long the whole answer is in the main unit."""
     if isinstance(request, TranscribeRequest):
-        return request.duration_ms
-    return 0 if isinstance(request, EmbedRequest) else read_prompt(request)[1]
+        return 0, request.duration_ms
+    return (0, 0) if isinstance(request, EmbedRequest) else read_prompt(request)
 
 
 async def buy(node: ClientNode, request: Request, order: Order, *, retries: int, rng: random.Random) -> None:
@@ -85,6 +88,7 @@ async def _serve(node: ClientNode, request: Request, order: Order) -> None:
     unit: Unit = MAIN_UNIT[request.task]
     async with node.run(request) as run:
         order.provider, order.tries = run.provider, run.tries
+        order.sent_at_s = trio.current_time() - run.first_s
         try:
             async for events in run:
                 if order.first_token_at_s is None and any(isinstance(e, TextDelta | Segment) for e in events):

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from compute.usage import UNITS_PER_PRICE
-from simulations.results import Job, Mark, Market, Provider, RunResult, Sample
+from simulations.results import Job, Mark, Market, PolicyFigures, Provider, RunResult, Sample
 from simulations.scenarios.model import Expectation, Scenario
+from simulations.world.efficiency import CAUSES, reached
 
 Measure = Callable[[RunResult, str, float, float], float | None]
 
@@ -191,9 +192,20 @@ def _traffic(read: Callable[[Sample], int]) -> Measure:
     return measure
 
 
-def _efficiency(result: RunResult, _group: str, _from: float, _to: float) -> float | None:
-    return result.efficiency.get("ours")
+def _efficiency(result: RunResult, _group: str, from_s: float, to_s: float) -> float | None:
+    if from_s == result.warmup_s and to_s == math.inf:
+        return result.efficiency.get("ours")
+    found = reached(result, from_s, to_s)
+    return None if found is None else found.share
 
+
+def _loss(cause: str) -> Measure:
+    """Of what the optimum would have had, over the whole run."""
+    return lambda result, _group, _from, _to: result.losses.get(cause)
+
+
+ENDS = ("done", "failed", "refused")
+"""How a job may have ended, in the order of :class:`~simulations.results.PolicyFigures`."""
 
 MEASURES: Mapping[str, Measure] = {
     "jobs.asked": _asked,
@@ -223,8 +235,26 @@ MEASURES: Mapping[str, Measure] = {
     "traffic.messages_per_job": _traffic(lambda sample: sample.messages),
     "traffic.bytes_per_job": _traffic(lambda sample: sample.bytes),
     "efficiency": _efficiency,
+    **{f"efficiency.lost.{cause}": _loss(cause) for cause in CAUSES},
 }
 """By name, for ``[[expect]]``. Shares are of jobs that ended; times are seconds, prices nanoTON a million units."""
+
+
+def figures(result: RunResult, policy: str) -> PolicyFigures:
+    """What a run shows of its policy."""
+    asked = jobs(result, "", result.warmup_s, math.inf)
+    found = reached(result)
+
+    def measured(name: str) -> float | None:
+        return MEASURES[name](result, "", result.warmup_s, math.inf)
+
+    return PolicyFigures(
+        policy, result.digest, len(asked), *(sum(job.outcome == end for job in asked) for end in ENDS),
+        efficiency=result.efficiency.get(policy), losses=result.losses,
+        gained_nanoton=None if found is None else round(found.gained_nanoton),
+        first_token_p50=measured("first_token.p50"), first_token_p95=measured("first_token.p95"),
+        price_paid=measured("price.paid.mean"), utilisation=measured("utilisation"),
+    )  # fmt: skip
 
 
 def marks(result: RunResult, scenario: Scenario) -> tuple[Mark, ...]:

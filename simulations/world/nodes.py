@@ -61,7 +61,8 @@ class Peer(ABC, Generic[N]):
     """Hears every line of the node's log."""
     node: N | None = None
     host: VirtualHost | None = None
-    up_s: float = 0.0
+    shifts: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when it ran, this time not included."""
     started_at: float = 0.0
     warnings: Counter[str] = field(default_factory=Counter)
     failure: str = ""
@@ -91,7 +92,11 @@ class Peer(ABC, Generic[N]):
 
     def uptime_s(self) -> float:
         """Seconds that it has run so far."""
-        return self.up_s + (trio.current_time() - self.started_at if self.up else 0.0)
+        return sum(ends_s - begins_s for begins_s, ends_s in self.shifts_now())
+
+    def shifts_now(self) -> list[tuple[float, float]]:
+        """From when to when it ran, this time included as far as it has come."""
+        return [*self.shifts, (self.started_at, trio.current_time())] if self.up else list(self.shifts)
 
     def observe(self, event: NodeEvent) -> None:
         """A line of the node's log."""
@@ -124,7 +129,7 @@ class Peer(ABC, Generic[N]):
                             await use(node)
                         await trio.sleep_forever()
                     finally:
-                        self.up_s += trio.current_time() - self.started_at
+                        self.shifts.append((self.started_at, trio.current_time()))
                         self.node = None
         except CocoonError as error:
             self.failure = str(error)
@@ -158,6 +163,8 @@ class ProviderPeer(Peer[ProviderNode]):
     does: ProviderBehaviour
     hardware: str = ""
     sold: Sequence[Offering] = ()
+    floor: float = 1.0
+    """The least that its owner works for, as a multiple of what the work costs."""
     engines: Callable[[], Sequence[ModelEngine]] = tuple
     used: list[ModelEngine] = field(default_factory=list)
     """The engines of all its runs: what they made is what it cost."""
@@ -190,6 +197,8 @@ class ClientPeer(Peer[ClientNode]):
     does: ClientBehaviour
     value_nanoton: int = 0
     value_of_time_nanoton_per_s: int = 0
+    channels: int = 0
+    """With which it begins."""
 
     def opened(self) -> AbstractAsyncContextManager[ClientNode]:
         """As `cocoon gateway run` opens it."""

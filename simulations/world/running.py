@@ -17,9 +17,10 @@ from simulations.results import RunResult, Sample, Violation
 from simulations.scenarios.model import Scenario
 from simulations.world import attackers
 from simulations.world.buying import Order
-from simulations.world.efficiency import efficiency
+from simulations.world.efficiency import reached
 from simulations.world.invariants import Broken, Invariants
 from simulations.world.measures import marks
+from simulations.world.policies import OURS, Policy, policy
 from simulations.world.sampling import Sampler, providers, traffic
 from simulations.world.world import World
 
@@ -58,10 +59,14 @@ def run(
     until_s: float | None = None,
     on_sample: Callable[[Sample], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    baseline: str = OURS,
 ) -> RunResult:
     """Run ``scenario`` in virtual time, in this thread, to its end, to ``until_s``, or until there were ``until_event``
     events. ``on_sample`` hears every sample as it is taken, ``tell`` every event. KeyboardInterrupt ends a run early:
-    the result then says so."""
+    the result then says so. ``baseline`` puts another policy (:mod:`simulations.world.policies`) in the place of our
+    market. Raises ``ValueError`` for one that does not exist."""
+    plays = policy(baseline)
+    scenario = plays.scenario(scenario)
     began, cpu = time.perf_counter(), time.process_time()
     tape = Tape(until_event, tell)
     samples: list[Sample] = []
@@ -71,7 +76,7 @@ def run(
         if on_sample is not None:
             on_sample(sample)
 
-    outcome = run_seeded(seed, _live, scenario, seed, tape, until_s, sampled)
+    outcome = run_seeded(seed, _live, scenario, seed, tape, until_s, sampled, plays)
     world, reached_s, violations, stopped = outcome
     result = RunResult(
         scenario=scenario.name, title=scenario.title, about=scenario.about.strip(), seed=seed, commit=commit(),
@@ -87,23 +92,18 @@ def run(
         happenings=tuple(world.happenings), violations=tuple(violations),
         chain_fees_nanoton=world.chain.model.fees_nanoton, warnings=dict(sorted(world.lines.items())),
     )  # fmt: skip
-    machines = {
-        peer.number: [(offering, min(1.0, peer.uptime_s() / max(reached_s, 1e-9))) for offering in peer.sold]
-        for peer in world.providers
-    }
-    reached = efficiency(result.jobs, machines, scenario.warmup_s, reached_s)
-    if reached is not None:
-        result = msgspec.structs.replace(result, efficiency={"ours": reached})
+    if (found := reached(result)) is not None:
+        result = msgspec.structs.replace(result, efficiency={plays.name: found.share}, losses=found.losses)
     return msgspec.structs.replace(result, marks=marks(result, scenario))
 
 
 async def _live(
-    scenario: Scenario, seed: int, tape: Tape, until_s: float | None, sampled: Callable[[Sample], None]
+    scenario: Scenario, seed: int, tape: Tape, until_s: float | None, sampled: Callable[[Sample], None], plays: Policy
 ) -> tuple[World, float, list[Violation], str]:
     end_s = scenario.duration_s if until_s is None else min(until_s, scenario.duration_s)
     violations: list[Violation] = []
     stopped = ""
-    async with World.opened(scenario, seed, tape) as world:
+    async with World.opened(scenario, seed, tape, plays) as world:
         with trio.CancelScope() as scope:
             tape.stop = scope.cancel
             sampler, invariants = Sampler(world), Invariants(world)

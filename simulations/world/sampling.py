@@ -111,6 +111,8 @@ def _provider(world: World, peer: ProviderPeer, served: int, failed: int) -> Pro
         peer.number, peer.group, peer.hardware, peer.behaviour, first.slots, first.units_per_s,
         _promised(peer.machine.books, live=False), cost, world.chain.fees[peer.machine.wallet.address], served, failed,
         round(slot_s, 3), round(peer.uptime_s(), 3),
+        tuple((offer.model, offer.slots) for offer in peer.sold),
+        tuple((round(begins_s, 3), round(ends_s, 3)) for begins_s, ends_s in peer.shifts_now()), peer.floor,
     )  # fmt: skip
 
 

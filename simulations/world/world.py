@@ -19,11 +19,14 @@ import msgspec
 import trio
 
 from compute.tasks import Task
+from overlay.channels import Payee
 from overlay.config import Config, PriceSection, load_config
+from overlay.errors import CocoonError
 from overlay.events import NodeEvent
 from overlay.market.selection import MAIN_UNIT
 from overlay.node.client import ClientNode
 from overlay.node.provider import ProviderNode
+from overlay.settlement.limits import MIN_DEPOSIT_NANOTON
 from overlay.subnet import Subnet
 from simulations.determinism import EventLog
 from simulations.network import Nat, VirtualNetwork
@@ -31,11 +34,12 @@ from simulations.results import Happening
 from simulations.scenarios.model import ClientGroup, Demand, Gossip, ProviderGroup, Scenario
 from simulations.world import attackers, faults, hardware
 from simulations.world import demand as demands
-from simulations.world.buying import Order, buy, wanted_units
+from simulations.world.buying import Order, buy, lengths
 from simulations.world.chain import SimulatedChain
 from simulations.world.engines import Card, ModelEngine
 from simulations.world.machine import Surroundings, VirtualMachine
 from simulations.world.nodes import ClientPeer, Peer, ProviderPeer
+from simulations.world.policies import Policy
 from transport.host import background
 from transport.identity import PeerId
 
@@ -48,12 +52,18 @@ PROVIDER_FUNDS_NANOTON = 5_000_000_000
 CLIENT_FUNDS_NANOTON = 50_000_000_000
 """What wallets hold at first: enough for a day of what these scenarios ask for."""
 
+CHANNEL_TRIES, CHANNEL_RETRY_S = 4, 10.0
+"""For a channel that a client is to begin with: providers join within seconds."""
+
 
 class World:
     """See the module's docstring. Make one with :meth:`opened`."""
 
-    def __init__(self, scenario: Scenario, seed: int, network: VirtualNetwork, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, scenario: Scenario, seed: int, network: VirtualNetwork, nursery: trio.Nursery, policy: Policy
+    ) -> None:
         self.scenario = scenario
+        self.policy = policy
         self.seed = seed
         self.network = network
         self.nursery = nursery
@@ -79,8 +89,11 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, scenario: Scenario, seed: int, log: EventLog) -> AsyncIterator[World]:
-        """A world with its machines, all of them off, for the length of the block."""
+    async def opened(
+        cls, scenario: Scenario, seed: int, log: EventLog, policy: Policy | None = None
+    ) -> AsyncIterator[World]:
+        """A world with its machines, all of them off, for the length of the block; without ``policy`` a market as
+        production makes it."""
         part = scenario.network
         draw = random.Random(f"network of {seed}")  # noqa: S311  # a model, no secret
         async with (
@@ -90,7 +103,7 @@ class World:
             ) as network,
             background() as nursery,
         ):  # fmt: skip
-            world = cls(scenario, seed, network, nursery)
+            world = cls(scenario, seed, network, nursery, policy or Policy())
             world._populate()
             yield world
 
@@ -136,10 +149,10 @@ class World:
         sold = [hardware.offering(group.hardware, model, group.slots) for model in group.models]
         above = group.floor * math.exp(draw.gauss(0.0, group.floor_sigma))
         behaviour = attackers.PROVIDERS[group.behaviour](group.options)
-        config = behaviour.config(provider_config(group, sold, above))
+        config = self.policy.provider(behaviour.config(provider_config(group, sold, above)))
         peer = ProviderPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
-            hardware=group.hardware, sold=sold,
+            hardware=group.hardware, sold=sold, floor=above,
             does=behaviour,
             engines=partial(_engines, sold, behaviour),
         )  # fmt: skip
@@ -156,7 +169,7 @@ class World:
         config = behaviour.config(client_config(group, value, hurry))
         peer = ClientPeer(
             number, group.name, group.behaviour, machine, config, SUBNET, (), self._heard,
-            does=behaviour, value_nanoton=value, value_of_time_nanoton_per_s=hurry,
+            does=behaviour, value_nanoton=value, value_of_time_nanoton_per_s=hurry, channels=group.channels,
         )  # fmt: skip
         self.clients.append(peer)
         return peer
@@ -207,16 +220,38 @@ class World:
         """Run a machine's node until it is stopped: a provider's with ``demand`` None, else one that buys."""
 
         async def life(node: Any) -> None:
+            if isinstance(node, ClientNode):
+                self.policy.join(self, node)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.does.live, self, peer, node)
                 if demand is not None:
                     nursery.start_soon(self._shop, peer, node, demand)
+                    if peer.channels:
+                        nursery.start_soon(self._open_channels, peer, node, demand, peer.channels)
 
         await peer.run(life)
 
+    async def _open_channels(self, client: ClientPeer, node: ClientNode, demand: Demand, count: int) -> None:
+        """Give a client what a regular customer has: channels to some of those that sell its model."""
+        sellers = [peer for peer in self.providers if any(each.model == demand.model for each in peer.sold)]
+        draw = self.rng(f"channels of client {client.number}")
+        async with trio.open_nursery() as nursery:
+            for provider in draw.sample(sellers, min(count, len(sellers))):
+                nursery.start_soon(self._open_channel, node, provider)
+
+    async def _open_channel(self, node: ClientNode, provider: ProviderPeer) -> None:
+        machine = provider.machine
+        payee = Payee(provider.peer_id, machine.wallet.address, machine.channel_key, machine.place.addrs())
+        for _ in range(CHANNEL_TRIES):
+            try:
+                await node.desk.ensure(payee, spendable_nanoton=1, min_deposit_nanoton=MIN_DEPOSIT_NANOTON)
+                return
+            except CocoonError:  # it may not have joined yet
+                await trio.sleep(CHANNEL_RETRY_S)
+
     async def _shop(self, client: ClientPeer, node: ClientNode, demand: Demand) -> None:
         """Ask for what the demand says, for ever."""
-        draw = random.Random(client.machine.rng.random())  # noqa: S311  # a model
+        draw = self.rng(f"demand of client {client.number} from its start {len(client.shifts)}")
         async with trio.open_nursery() as nursery:
             begins = demands.session_starts(demand, draw, trio.current_time(), self.scenario.duration_s)
             for at_s in begins:
@@ -226,17 +261,21 @@ class World:
             await trio.sleep_forever()
 
     async def _session(self, client: ClientPeer, node: ClientNode, demand: Demand, draw: random.Random) -> None:
+        """Ask for one thing after the other. What is asked for depends on the seed alone, not on how often it takes."""
+        pauses = random.Random(draw.random())  # noqa: S311  # a model
         for number in range(demands.session_jobs(demand, draw)):
             if number:
                 await trio.sleep(demands.pause_s(demand, draw))
             request = demands.request(demand, draw)
+            prompt, wanted = lengths(request)
             order = Order(
-                client.number, client.group, request.task, trio.current_time(), wanted=wanted_units(request),
+                client.number, client.group, request.task, trio.current_time(), wanted=wanted,
                 value_per_million=client.value_nanoton, value_of_time=client.value_of_time_nanoton_per_s,
+                model=request.model, prompt=prompt,
             )  # fmt: skip
             self.orders.append(order)
             try:
-                await buy(node, request, order, retries=demand.retries, rng=draw)
+                await buy(node, request, order, retries=demand.retries, rng=pauses)
             except trio.Cancelled:
                 if not self.over:
                     order.ended_at_s, order.error = trio.current_time(), "its client stopped"
