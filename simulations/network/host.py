@@ -25,6 +25,8 @@ from transport.host.interface import (
     HostEvent,
     HostStream,
     PeerInfo,
+    Reach,
+    Reachability,
     StreamError,
     StreamHandler,
 )
@@ -100,6 +102,11 @@ class VirtualHost:
     def addrs(self) -> Sequence[str]:
         """Where we can be reached; empty behind a NAT that lets nobody in."""
         return list(self._addrs)
+
+    @property
+    def reachability(self) -> Reachability:
+        """As its place has it: nobody has to ask in here, and there are no relays."""
+        return Reachability(Reach.PUBLIC if self.place.listens else Reach.PRIVATE)
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now."""
