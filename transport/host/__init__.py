@@ -31,7 +31,7 @@ from transport.host.pnet import SwarmKeyError, format_swarm_key, parse_swarm_key
 if TYPE_CHECKING:
     from transport.host.libp2p_host import Libp2pHost
     from transport.host.relay import RelayLimits
-    from transport.host.traversal import NatOptions, of_any_network
+    from transport.host.traversal import NatOptions, of_any_network, of_the_internet
 
 __all__ = [
     "ConnectionLimits",
@@ -56,6 +56,7 @@ __all__ = [
     "background",
     "format_swarm_key",
     "of_any_network",
+    "of_the_internet",
     "parse_swarm_key",
 ]
 
@@ -65,7 +66,7 @@ def __getattr__(name: str) -> Any:
         from transport.host.libp2p_host import Libp2pHost
 
         return Libp2pHost
-    if name in ("NatOptions", "of_any_network"):
+    if name in ("NatOptions", "of_any_network", "of_the_internet"):
         from transport.host import traversal
 
         return getattr(traversal, name)
