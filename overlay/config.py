@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -61,8 +61,10 @@ class RelaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     use: list[str] = msgspec.field(default_factory=list)
     """Multiaddrs of relays to be reached through, each ending in `/p2p/<peer id>`."""
-    serve: bool = False
-    """Carry connections for others, within the bounds below."""
+    find: bool = True
+    """Look for relays among the peers when nobody can dial us."""
+    serve: bool | Literal["auto"] = "auto"
+    """Carry connections for others, within the bounds below: always, never, or while others reach us directly."""
     reservations: int = host_limits.RELAY_RESERVATIONS
     """Peers that a place is kept for."""
     circuits: int = host_limits.RELAY_CIRCUITS
@@ -71,6 +73,19 @@ class RelaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes of one of them, both ways together; then it is cut."""
     circuit_s: int = int(host_limits.RELAY_SECONDS)
     """How long one may stand."""
+    bytes_per_s: int = host_limits.RELAY_BYTES_PER_S
+    """What all of them together carry."""
+
+
+class NatSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[nat]`: finding out whether others can dial us, and getting through routers."""
+
+    probe: bool = True
+    """Ask peers to dial us back, and dial back for them."""
+    assume: Literal["", "public", "private"] = ""
+    """What is so, for who knows it; empty finds out."""
+    private_internet: bool = False
+    """Treat private addresses as those of the internet: for a network of its own, without one."""
 
 
 class PriceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,6 +219,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: NodeSection = NodeSection()
     discovery: DiscoverySection = DiscoverySection()
     relay: RelaySection = RelaySection()
+    nat: NatSection = NatSection()
     price: PriceSection = PriceSection()
     market: MarketSection = MarketSection()
     ton: TonSection = TonSection()
@@ -381,6 +397,7 @@ def _check_relay(section: RelaySection) -> None:
         "circuits": host_limits.MAX_RELAY_CIRCUITS,
         "circuit_bytes": host_limits.MAX_RELAY_BYTES,
         "circuit_s": int(host_limits.RELAY_RESERVATION_S),
+        "bytes_per_s": host_limits.MAX_RELAY_BYTES_PER_S,
     }
     for name, limit in most.items():
         if not 0 < (value := getattr(section, name)) <= limit:

@@ -83,7 +83,8 @@ class Kademlia:
 
     ``validators`` says by namespace which records are believed; keys of other namespaces are refused. ``clock`` gives
     Unix seconds, by which records end; every duration is measured by trio's clock. ``on_lookup`` is told of each
-    look-up. A host behind NAT that nobody can dial is ``client_only``: it asks, and enters nobody's table.
+    look-up. A host behind NAT that nobody can dial is ``client_only``: it asks, and enters nobody's table. So
+    does one while it is not ``serving()``: it does not answer, and others forget it.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Kademlia:
         rng: random.Random | None = None,
         config: KadConfig | None = None,
         client_only: bool = False,
+        serving: Callable[[], bool] = lambda: True,
         storage: Storage | None = None,
         on_lookup: Callable[[LookupReport], None] | None = None,
     ) -> None:
@@ -106,6 +108,7 @@ class Kademlia:
         self._rng = rng or random.Random()  # noqa: S311  # jitter and samples, no secret
         self._config = config or KadConfig()
         self._client_only = client_only
+        self._serving = serving
         self._storage = storage
         self._on_lookup = on_lookup
         self._lookups = self._requests = self._failures = self._save_failures = 0
@@ -127,7 +130,7 @@ class Kademlia:
         self._neighbours = Neighbours(self._table, self._wire, self._joined, probe_inbound=config.probe_inbound)
         self._queries = Queries(self._neighbours, validators, self._wire, config, self._note_lookup)
         answers = Answers(self._table, self._records, self._providers, self._own_contact, self._rng, config.k)
-        self._server = Server(self._host, answers, self._neighbours, self._clock)
+        self._server = Server(self._host, answers, self._neighbours, self._clock, self._serving)
         self._upkeep = Upkeep(
             own,
             self._neighbours,

@@ -32,9 +32,17 @@ from transport.identity import PeerId
 
 class Server:
     """Serves the protocol, between :meth:`begin` and :meth:`end`: it is the host's handler of it (a
-    :class:`transport.host.PromptHandler`). ``clock`` gives Unix seconds, by which records end."""
+    :class:`transport.host.PromptHandler`). ``clock`` gives Unix seconds, by which records end. While not
+    ``serving()`` it answers nobody."""
 
-    def __init__(self, host: Host, answers: Answers, neighbours: Neighbours, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        answers: Answers,
+        neighbours: Neighbours,
+        clock: Callable[[], float],
+        serving: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._host = host
         self._answers = answers
         self._neighbours = neighbours
@@ -43,6 +51,7 @@ class Server:
         self._offences = Allowance(MAX_OFFENCES, OFFENCES_PER_S)
         self._streams: dict[PeerId, int] = {}
         self._open = 0
+        self._serving = serving
         self._running = False
         self._begun = trio.Event()
         self.served: dict[MessageType, int] = dict.fromkeys(MessageType, 0)
@@ -59,11 +68,14 @@ class Server:
         """Reset the streams that come from now on."""
         self._running = False
 
+    def _answering(self) -> bool:
+        return self._running and self._serving()
+
     def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
         """The reply to a request that is within the peer's budget and in order; None for all others, which
         :meth:`__call__` has a stream to refuse by."""
         now = trio.current_time()
-        if not self._running or len(request) > MAX_REQUEST_BYTES or not self._budget.affords(peer, now):
+        if not self._answering() or len(request) > MAX_REQUEST_BYTES or not self._budget.affords(peer, now):
             return None
         if self._streams.get(peer, 0) >= MAX_STREAMS_PER_PEER or self._open >= MAX_STREAMS:
             return None
@@ -85,7 +97,7 @@ class Server:
         if not self._begun.is_set():
             with trio.move_on_after(START_S):
                 await self._begun.wait()
-        if not self._running:
+        if not self._answering():
             await stream.reset()
             return
         peer = stream.peer_id

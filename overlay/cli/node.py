@@ -65,9 +65,13 @@ def status(data_dir: o.DataDirOption = None, as_json: o.JsonOption = False) -> N
         return
     output.line(f"node {state['peer_id']}  subnet {state['subnet']}  up {state['uptime_s']} s")
     if "addrs" in state:  # a client listens nowhere
-        output.line(f"control plane {' '.join(state['addrs'])}")
+        direct = [addr for addr in state["addrs"] if addr not in state["reachable"]["relays"]]
+        output.line(f"control plane {' '.join(direct) or '–'}")
         output.line(f"tunnel        {' '.join(state['tunnel_addrs'])}")
         output.line(f"reachable     {reachability.text(state['reachable'])}")
+        for addr in state["reachable"]["relays"]:
+            relay = addr.partition("/p2p-circuit")[0].rpartition("/p2p/")[2]
+            output.line(f"relay         {short(relay)} at {addr}")
     output.line(f"wallet        {state['wallet']}  {state['network']}")
     _discovery(output, state["peers"], state["discovery"])
     output.table(

@@ -19,7 +19,7 @@ from overlay.events import EventLog, prices_text
 from overlay.node.hosting import tell_host_events
 from overlay.node.machine import Machine
 from overlay.subnet import Subnet
-from transport.host import HostError, background
+from transport.host import HostError, Reach, background
 from transport.host.interface import Host
 from transport.identity import Identity, PeerId
 
@@ -225,7 +225,7 @@ async def open_discovery(
     config: Config, machine: Machine, identity: Identity, subnet: Subnet, host: Host
 ) -> AsyncIterator[Discovery]:
     """The directory of a node. One that listens nowhere asks the table and does not serve it; nor does one that is
-    reached through relays, which carry four connections with it and would carry little else.
+    reached through relays, which carry four connections with it and would carry little else, be they named or found.
 
     Raises :class:`~overlay.errors.ConfigError` when the table's file cannot be used."""
     section = config.discovery
@@ -235,7 +235,8 @@ async def open_discovery(
             client_only = not host.addrs or bool(config.relay.use)
             table = Kademlia(
                 host, subnet.id, validators={}, config=_CLIENT_TABLE if client_only else _TABLE,
-                client_only=client_only, storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
+                client_only=client_only, serving=lambda: host.reachability.verdict is not Reach.PRIVATE,
+                storage=machine.table_storage(subnet), clock=machine.clock, rng=machine.rng,
             )  # fmt: skip
             try:
                 await stack.enter_async_context(table)

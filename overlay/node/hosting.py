@@ -10,7 +10,16 @@ from overlay.datadir import DataDir, neighbours
 from overlay.errors import ConfigError
 from overlay.events import EventLog
 from overlay.subnet import Subnet
-from transport.host import HostError, HostEvent, Libp2pHost, RelayLimits
+from transport.host import (
+    HostError,
+    HostEvent,
+    Libp2pHost,
+    NatOptions,
+    Reach,
+    RelayLimits,
+    of_any_network,
+    of_the_internet,
+)
 from transport.host.interface import EventKind, Host
 from transport.identity import Identity
 
@@ -35,7 +44,8 @@ async def open_host(
         announce = config.node.announce if listen else ()
         return Libp2pHost.open(
             identity, addrs, bootstrap=targets, psk=subnet.swarm_key, announce=announce, peerstore=peerstore,
-            relay=_relay_limits(config.relay) if listen else None, relays=config.relay.use if listen else (),
+            relay=_relay_limits(config.relay) if listen and config.relay.serve is True else None,
+            relays=config.relay.use if listen else (), nat=_nat_options(config, listen),
         )  # fmt: skip
 
     async with AsyncExitStack() as stack:
@@ -53,13 +63,31 @@ async def open_host(
         yield host
 
 
-def _relay_limits(section: RelaySection) -> RelayLimits | None:
-    if not section.serve:
-        return None
+def _relay_limits(section: RelaySection) -> RelayLimits:
     return RelayLimits(
-        reservations=section.reservations, circuits=section.circuits,
-        circuit_bytes=section.circuit_bytes, circuit_s=float(section.circuit_s),
+        reservations=section.reservations, circuits=section.circuits, circuit_bytes=section.circuit_bytes,
+        circuit_s=float(section.circuit_s), bytes_per_s=section.bytes_per_s,
     )  # fmt: skip
+
+
+def _nat_options(config: Config, listen: bool) -> NatOptions:
+    """What the host does by itself to be reached. Who listens nowhere is reached by nobody, and need not ask."""
+    section = config.nat
+    return NatOptions(
+        probe=section.probe and listen, find_relays=config.relay.find,
+        relay=_relay_limits(config.relay) if listen and config.relay.serve == "auto" else None,
+        assume=Reach(section.assume or Reach.UNKNOWN),
+        outside=of_any_network if section.private_internet else of_the_internet,
+    )  # fmt: skip
+
+
+_REACHABILITY = {
+    Reach.PUBLIC.value: "others dial this node directly",
+    Reach.PRIVATE.value: (
+        "nobody can dial this node, which is behind a router or firewall; others will reach it through relays"
+    ),
+    Reach.UNKNOWN.value: "it is not known any more whether others can dial this node",
+}
 
 
 async def tell_host_events(host: Host, log: EventLog) -> None:
@@ -81,5 +109,10 @@ def _tell_host_event(event: HostEvent, log: EventLog) -> None:
             log.info("peer_disconnected", f"…{peer[-8:]} is gone", peer_id=peer)
         case EventKind.UNREACHABLE:
             log.warning("unreachable", f"{event.addr} is not reachable: {event.detail}", peer_id=peer, addr=event.addr)
+        case EventKind.REACHABILITY:
+            log.info("reachability", _REACHABILITY[event.detail], verdict=event.detail)
+        case EventKind.UPGRADED:
+            where = event.addr.partition("/p2p/")[0]
+            log.info("upgraded", f"…{peer[-8:]} is reached directly now, at {where}", peer_id=peer, addr=event.addr)
         case EventKind.DROPPED:
             log.warning("dropped", f"…{peer[-8:]} broke a protocol and was dropped: {event.detail}", peer_id=peer)

@@ -1,7 +1,7 @@
-"""Whether others reach this node: what it has seen itself, which is all that can be known without trusting anybody.
+"""Whether others reach this node, for its user: what peers that dialled back have answered, and who has come how.
 
-Nobody is asked to dial back (docs/protocols/host.md says why upstream's AutoNAT is off): that somebody from another
-machine has connected is proof, that nobody has is none.
+That somebody from another machine has connected is proof, that nobody has is none; the host's verdict (AutoNAT, see
+docs/protocols/host.md) fills the gap.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from transport.host.interface import EventKind, Host
+from transport.host.interface import EventKind, Host, Reach
 from transport.identity import PeerId
 
 
@@ -43,15 +43,16 @@ class Reachability:
         now = self.clock()
         if info.relayed:
             self.circuit_at = now
-        elif (scope := _scope(info.addr)) == "outside":
+        elif (scope := scope_of(info.addr)) == "outside":
             self.outside_at = now
         elif scope == "nearby":
             self.nearby_at = now
 
     def state(self) -> dict[str, Any]:
         """For `cocoon node status`."""
+        known = self.host.reachability
         relays = [addr for addr in self.host.addrs if "/p2p-circuit" in addr]
-        if self.outside_at is not None:
+        if known.verdict is Reach.PUBLIC or (self.outside_at is not None and known.verdict is Reach.UNKNOWN):
             how = "direct"
         elif relays:
             how = "relay"
@@ -61,24 +62,39 @@ class Reachability:
             how = "unknown"
         now = self.clock()
         seen = {"direct": self.outside_at, "nearby": self.nearby_at, "relay": self.circuit_at}.get(how)
-        return {"how": how, "relays": relays, "last_s_ago": None if seen is None else max(0, round(now - seen))}
+        return {
+            "verdict": known.verdict.value,
+            "ip4": known.ip4.value,
+            "ip6": known.ip6.value,
+            "how": how,
+            "relays": relays,
+            "relay_peers": list(known.relays),
+            "relaying": known.relaying,
+            "last_s_ago": None if seen is None else max(0, round(now - seen)),
+        }
 
 
 def text(state: dict[str, Any]) -> str:
     """The same in one line."""
     ago = state["last_s_ago"]
     when = "nobody has come that way yet" if ago is None else f"somebody last came {ago} s ago"
+    verdict = "" if state["verdict"] == Reach.UNKNOWN.value else f"{state['verdict']}: "
     match state["how"]:
         case "direct":
-            return f"directly from the internet; {when}"
+            relaying = "; it relays for others" if state["relaying"] else ""
+            return f"{verdict}directly from the internet; {when}{relaying}"
         case "relay":
-            return f"through {len(state['relays'])} relay{'s' * (len(state['relays']) != 1)}; {when}"
+            return f"{verdict}through {len(state['relays'])} relay{'s' * (len(state['relays']) != 1)}; {when}"
         case "nearby":
-            return f"from your own network; {when}. Not known from outside"
+            outside = "Nobody outside can dial this node" if verdict else "Not known from outside"
+            return f"{verdict}from your own network; {when}. {outside}"
+    if state["verdict"] == Reach.PRIVATE.value:
+        return "private: nobody can dial this node, and it has found no relay yet"
     return "not known: nobody has connected from another machine yet"
 
 
-def _scope(addr: str) -> str:
+def scope_of(addr: str) -> str:
+    """Of which network an address is: `outside`, `nearby`, `here`, or `unknown` for a name."""
     parts = addr.split("/")
     try:
         ip = ip_address(parts[2].partition("%")[0])
@@ -89,4 +105,4 @@ def _scope(addr: str) -> str:
     return "outside" if ip.is_global else "nearby"
 
 
-__all__ = ["Reachability", "text"]
+__all__ = ["Reachability", "scope_of", "text"]

@@ -12,6 +12,7 @@ import trio
 
 from dht import CapacityRecord
 from overlay.errors import ProviderGone
+from overlay.node.reachability import scope_of
 from transport.host import HostError, HostStream
 from transport.host.interface import Host
 from transport.identity import PeerId
@@ -54,7 +55,7 @@ async def reach(host: Host, endpoint: TunnelEndpoint, peer: PeerId, record: Capa
             failures.append(f"{addr} did not complete a handshake within {DIAL_S:g} s")
         return None
 
-    for addr in [*_near(host, peer, record), *record.tunnel_addrs]:
+    for addr in [*_near(host, peer, record), *_worth_dialling(host, peer, record)]:
         if (found := await attempt(addr, lambda addr=addr: _dial(endpoint, addr, peer, record))) is not None:  # type: ignore[misc]  # mypy infers no type for a lambda with a default
             return found
     if (found := await attempt("the control plane", lambda: _through(host, endpoint, peer, record))) is not None:
@@ -72,6 +73,14 @@ async def _through(host: Host, endpoint: TunnelEndpoint, peer: PeerId, record: C
         stream = await host.open_stream(peer, tunnel_protocol(endpoint.subnet), addrs=record.host_addrs)
         link = HostStreamLink(stream, relayed=_relayed(host, peer))
         return await connect(link, endpoint, peer, static_key=record.noise_key)
+
+
+def _worth_dialling(host: Host, peer: PeerId, record: CapacityRecord) -> Sequence[str]:
+    """Where it may answer. Who is behind a router names addresses of his own network, which lead elsewhere from here: a
+    dial would wait for its deadline, or meet a machine of ours."""
+    if not _relayed(host, peer):
+        return record.tunnel_addrs
+    return [addr for addr in record.tunnel_addrs if scope_of(addr) in ("outside", "unknown")]
 
 
 def _relayed(host: Host, peer: PeerId) -> bool:

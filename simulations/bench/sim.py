@@ -173,7 +173,9 @@ def world(bench: Bench) -> Row:
     found = {figures.policy: figures for figures in result.policies}
     ours = found["ours"].efficiency
     samples = [] if ours is None else [ours]
-    lead = [ours - (figures.efficiency or 0.0) for name, figures in found.items() if name != "ours" and ours is not None]
+    lead = [
+        ours - (figures.efficiency or 0.0) for name, figures in found.items() if name != "ours" and ours is not None
+    ]
     parts = [
         row("ours", "ours", samples, "of 1", **{name: part for name, part in found["ours"].losses.items()}),
         *(row(name, name, [figures.efficiency or 0.0], "of 1", done=figures.done, asked=figures.asked)

@@ -26,6 +26,8 @@ from transport.host.interface import (
     HostStream,
     PeerInfo,
     PromptHandler,
+    Reach,
+    Reachability,
     StreamError,
     StreamHandler,
 )
@@ -107,6 +109,11 @@ class VirtualHost:
     def addrs(self) -> Sequence[str]:
         """Where we can be reached; empty behind a NAT that lets nobody in."""
         return list(self._addrs)
+
+    @property
+    def reachability(self) -> Reachability:
+        """As its place has it: nobody has to ask in here, and there are no relays."""
+        return Reachability(Reach.PUBLIC if self.place.listens else Reach.PRIVATE)
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now."""

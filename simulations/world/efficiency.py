@@ -246,7 +246,11 @@ class _Account:
         if work is None or job.provider is None:
             return _Used(0.0, 0.0, 0.0)
         number, what, begins_s, ends_s = work
-        takes, lasts, rate = _seconds(what, job.prompt, job.units), max(1e-9, ends_s - begins_s), self._rate[job.provider]
+        takes, lasts, rate = (
+            _seconds(what, job.prompt, job.units),
+            max(1e-9, ends_s - begins_s),
+            self._rate[job.provider],
+        )
         cost = rent = dear = 0.0
         for minute, within in _minutes(begins_s, ends_s, self._minutes):
             seconds = takes * within / lasts * (1.0 if span is None else float(span[minute]))

@@ -1,7 +1,7 @@
 """The control plane: authenticated peers, message streams and gossip (libp2p behind an interface of ours).
 
-``Libp2pHost`` and ``RelayLimits`` are imported on first use: libp2p takes 65 MB and most of a second, which a
-simulation or ``--help`` need not spend.
+``Libp2pHost``, ``NatOptions`` and ``RelayLimits`` are imported on first use: libp2p takes 65 MB and most of a second,
+which a simulation or ``--help`` need not spend.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from transport.host.interface import (
     PeerInfo,
     PromptHandler,
     ProtocolRefused,
+    Reach,
+    Reachability,
     StreamError,
     StreamHandler,
 )
@@ -30,6 +32,7 @@ from transport.host.pnet import SwarmKeyError, format_swarm_key, parse_swarm_key
 if TYPE_CHECKING:
     from transport.host.libp2p_host import Libp2pHost
     from transport.host.relay import RelayLimits
+    from transport.host.traversal import NatOptions, of_any_network, of_the_internet
 
 __all__ = [
     "ConnectionLimits",
@@ -42,15 +45,20 @@ __all__ = [
     "HostEvent",
     "HostStream",
     "Libp2pHost",
+    "NatOptions",
     "PeerInfo",
     "PromptHandler",
     "ProtocolRefused",
+    "Reach",
+    "Reachability",
     "RelayLimits",
     "StreamError",
     "StreamHandler",
     "SwarmKeyError",
     "background",
     "format_swarm_key",
+    "of_any_network",
+    "of_the_internet",
     "parse_swarm_key",
 ]
 
@@ -60,6 +68,10 @@ def __getattr__(name: str) -> Any:
         from transport.host.libp2p_host import Libp2pHost
 
         return Libp2pHost
+    if name in ("NatOptions", "of_any_network", "of_the_internet"):
+        from transport.host import traversal
+
+        return getattr(traversal, name)
     if name == "RelayLimits":
         from transport.host.relay import RelayLimits
 

@@ -51,6 +51,14 @@ def dialable(texts: Iterable[str]) -> list[str]:
     return found
 
 
+def plain_ip(addr: Multiaddr) -> str | None:
+    """The IP address of ``/ip4|ip6/…/tcp/…[/p2p/…]`` as Python writes it; None for names, circuits and all else."""
+    try:
+        return None if is_circuit(addr) else str(ip_address(host_and_port(addr)[0]))
+    except ValueError:
+        return None
+
+
 def is_circuit(addr: Multiaddr) -> bool:
     """Whether an address leads through a relay."""
     return _CIRCUIT in str(addr)

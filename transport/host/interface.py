@@ -64,6 +64,33 @@ class EventKind(StrEnum):
     """A bootstrap peer did not answer; ``detail`` says why and when the next attempt follows."""
     DROPPED = "dropped"
     """A peer broke a protocol and was disconnected; ``detail`` says how."""
+    REACHABILITY = "reachability"
+    """Whether others can dial us has changed, as ``detail`` says."""
+    UPGRADED = "upgraded"
+    """A peer that was reached through a relay is connected directly now, at ``addr``."""
+
+
+class Reach(StrEnum):
+    """Whether strangers can dial us, as far as is known."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    """Behind a router or firewall that lets nobody in."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """How others reach us."""
+
+    verdict: Reach = Reach.UNKNOWN
+    """Public if either family of addresses is."""
+    ip4: Reach = Reach.UNKNOWN
+    ip6: Reach = Reach.UNKNOWN
+    relays: tuple[PeerId, ...] = ()
+    """Relays that keep a place for us now."""
+    relaying: bool = False
+    """Whether we offer to relay for others."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,10 @@ class Host(Protocol):
     @property
     def addrs(self) -> Sequence[str]:
         """Multiaddrs we listen on, each ending in ``/p2p/<peer id>``; empty for a host that only dials."""
+
+    @property
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, and who relays for us."""
 
     async def connect(self, addr: str) -> PeerId:
         """Dial a multiaddr that ends in ``/p2p/<peer id>`` and authenticate the peer. Raises :class:`DialError`."""

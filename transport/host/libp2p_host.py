@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from transport.host.interface import (
     HostEvent,
     HostStream,
     PeerInfo,
+    Reachability,
     StreamError,
     StreamHandler,
 )
@@ -51,8 +53,10 @@ from transport.host.limits import (
     NEGOTIATE_S,
     REJOIN_PEERS,
     REJOIN_TRIES,
+    RELAY_EXPLORE_PEERS,
 )
 from transport.host.manager import ConnectionManager
+from transport.host.observed import push_identify
 from transport.host.peerbook import PeerBook
 from transport.host.peerstore import PeerStoreError, opened
 from transport.host.rejoin import keep_company, keep_saving
@@ -60,7 +64,8 @@ from transport.host.relay import RelayClient, RelayLimits, RelayService
 from transport.host.relay.messages import HOP, STOP
 from transport.host.streams import Libp2pStream
 from transport.host.swarm import ConnectionNotifee, addr_of, is_relayed, new_swarm, peer_of
-from transport.host.tcp import AddressError, TcpTransport
+from transport.host.tcp import AddressError, TcpTransport, host_and_port
+from transport.host.traversal import HostParts, NatOptions, Traversal
 from transport.identity import Identity, PeerId
 
 
@@ -76,6 +81,8 @@ class Libp2pHost:
         rng: random.Random,
         limits: ConnectionLimits,
         clock: Callable[[], float],
+        relay: RelayLimits | None,
+        nat: NatOptions,
     ) -> None:
         hardening.quiet_libp2p()
         hardening.mend_flow_control()
@@ -94,10 +101,16 @@ class Libp2pHost:
         self._book = PeerBook()
         self._budget = hardening.HalfOpenBudget()
         self._handshakes = hardening.HandshakeRates()
-        self._accept = hardening.accept_inbound(self._swarm, self._budget, self._handshakes)
+        self._accept = hardening.accept_inbound(self._swarm, self._budget, self._handshakes, self._came)
         self._relays = RelayClient(self._open_at_relay, self._accept, nursery.start_soon, psk, clock)
-        self._relay: RelayService | None = None
         self._dialler = Dialler(self._swarm, self._peer_id, self._book, self._relays.dial, nursery.start_soon, clock)
+        self._feed = EventFeed()
+        self._always_relays = relay is not None
+        limits_for_others = relay or nat.relay
+        self._relay = None if limits_for_others is None else RelayService(
+            limits_for_others, lambda: self.addrs, self._dialler.direct_origin, self._open_on_it, clock
+        )  # fmt: skip
+        self._nat = Traversal(self._parts(), nat, None if self._always_relays else self._relay)
         self._host = BasicHost(
             self._swarm, disable_identify_address_discovery=True, addrs_factory=lambda _: self._advertised()
         )
@@ -106,7 +119,6 @@ class Libp2pHost:
         self._gossip = Gossip(self._host, self._offend, clock())
         self._manager = ConnectionManager(limits, self._gossip.mesh, nursery.start_soon)
         self._swarm.register_notifee(ConnectionNotifee(self._on_connected, self._on_disconnected))
-        self._feed = EventFeed()
         self._up: dict[PeerId, str] = {}
 
     @classmethod
@@ -123,6 +135,7 @@ class Libp2pHost:
         limits: ConnectionLimits | None = None,
         relay: RelayLimits | None = None,
         relays: Sequence[str] = (),
+        nat: NatOptions | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[Libp2pHost]:
@@ -135,21 +148,23 @@ class Libp2pHost:
         is a private network's 32-byte key. ``peerstore`` is the file in which the host remembers where it reached its
         peers: with it, a host that has few peers dials those it remembers and needs no bootstrap peer. One file a
         network and process. With ``relay`` the host relays for others, within those limits; on each of ``relays``
-        (addresses as of bootstrap peers) it keeps a place for itself and advertises it. ``clock`` gives Unix seconds.
-        Raises :class:`HostError` for a malformed or busy address and a peer store that can be neither read nor
-        replaced.
+        (addresses as of bootstrap peers) it keeps a place for itself and advertises it. ``nat`` is what it does by
+        itself to be reached. ``clock`` gives Unix seconds. Raises :class:`HostError` for a malformed or busy address
+        and a peer store that can be neither read nor replaced.
         """
         targets = [(peer, addr) for addr in bootstrap for peer in (split_peer(addr)[0],) if peer != identity.peer_id]
         rng = rng or random.Random()  # noqa: S311  # jitter, no secret
         async with opened(peerstore) as store, background() as nursery:
-            host = cls(identity, nursery, psk, announce, rng, limits or ConnectionLimits(), clock)
+            options = nat or NatOptions()
+            host = cls(identity, nursery, psk, announce, rng, limits or ConnectionLimits(), clock, relay, options)
             if store is not None:
                 store.load(host._book, clock())
             await host._start(listen)
             for peer, addr in targets:
                 host._manager.protect(peer, "bootstrap")
                 nursery.start_soon(host._keep_bootstrap, peer, addr)
-            host._start_relaying(relay, [split_peer(addr) for addr in relays])
+            host._start_relaying([split_peer(addr) for addr in relays])
+            host._nat.start()
             if store is not None:
                 nursery.start_soon(keep_saving, host._book, store)
                 nursery.start_soon(keep_company, host._lonely, host._acquaintances, host._try, rng)
@@ -183,25 +198,42 @@ class Libp2pHost:
         for addr in self.addrs:
             self._feed.tell(HostEvent(EventKind.LISTENING, None, addr))
 
-    def _start_relaying(self, limits: RelayLimits | None, relays: Sequence[tuple[PeerId, Multiaddr]]) -> None:
-        if limits is not None:
-            self._relay = RelayService(
-                limits, lambda: self.addrs, self._dialler.direct_origin, self._open_on_it, self._clock
-            )
+    def _parts(self) -> HostParts:
+        async def explore() -> None:
+            async with trio.open_nursery() as nursery:
+                for peer in self._acquaintances()[:RELAY_EXPLORE_PEERS]:
+                    nursery.start_soon(self._try, peer)
+
+        return HostParts(
+            self._peer_id, self._swarm, self._transport, self._dialler, self._relays, self._rng,
+            self._nursery.start_soon, self._feed.tell, self._open_on, self._serve_or_not,
+            lambda: expand_all(self._listening), self._ports, lambda: self.addrs, explore, self._keep,
+            lambda connection: push_identify(self._host, self._open_on, connection),
+        )  # fmt: skip
+
+    def _keep(self, peer: PeerId, kept: bool) -> None:
+        (self._manager.protect if kept else self._manager.unprotect)(peer, "relay")
+
+    def _ports(self, family: str) -> list[int]:
+        """The ports at which others may find us from outside: those listened on, and those announced for a router."""
+        reached = [addr for addr in self._listening if str(addr).startswith(f"/{family}/")]
+        announced = [Multiaddr(addr) for addr in self._announce if "/p2p-circuit" not in addr] if reached else []
+        return list(dict.fromkeys(host_and_port(addr)[1] for addr in [*announced, *reached]))
+
+    def _came(self, address: str | None) -> None:
+        self._nat.knocked(address)
+
+    def _start_relaying(self, relays: Sequence[tuple[PeerId, Multiaddr]]) -> None:
+        if self._always_relays and self._relay is not None:
             self._serve(HOP, self._relay.serve)
         if relays:
-            self._serve(STOP, self._relays.serve_stop)
+            self._serve_or_not(STOP, self._relays.serve_stop)
         for peer, addr in relays:
             self._manager.protect(peer, "relay")
             self._nursery.start_soon(
-                self._relays.keep_reserved, peer, addr, self._rng, partial(self._tell_reserved, peer),
+                self._relays.keep_reserved, peer, addr, self._rng, self._nat.noticed,
                 partial(self._tell_unreachable, peer, str(addr)),
             )  # fmt: skip
-
-    def _tell_reserved(self, relay: PeerId) -> None:
-        for addr in self.addrs:
-            if f"/{relay}/p2p-circuit" in addr:
-                self._feed.tell(HostEvent(EventKind.LISTENING, None, addr))
 
     def _tell_unreachable(self, peer: PeerId, addr: str, reason: str) -> None:
         self._feed.tell(HostEvent(EventKind.UNREACHABLE, peer, addr, reason))
@@ -231,7 +263,13 @@ class Libp2pHost:
     def _advertised(self) -> list[Multiaddr]:
         if self._announce:
             return [*map(Multiaddr, self._announce), *self._relays.addrs()]
-        return best_first(expand_all(self._listening), self._relays.addrs())
+        return best_first(self._nat.amended(expand_all(self._listening)), self._relays.addrs())
+
+    @property
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, and who relays for us."""
+        report = self._nat.report()
+        return replace(report, relaying=report.relaying or self._always_relays)
 
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""
@@ -331,6 +369,12 @@ class Libp2pHost:
         """Serve ``protocol``; at most one handler each."""
         self._serve(protocol, handler)
 
+    def _serve_or_not(self, protocol: str, handler: Callable[[Libp2pStream], Awaitable[None]] | None) -> None:
+        """Serve ``protocol`` with this handler from now on, or no more."""
+        self._host.remove_stream_handler(protocol)
+        if handler is not None:
+            self._serve(protocol, handler)
+
     def _serve(self, protocol: str, handler: Callable[[Libp2pStream], Awaitable[None]]) -> None:
         if protocol in self._host.get_mux().handlers:
             raise ValueError(f"{protocol} has a handler already")
@@ -411,7 +455,9 @@ class Libp2pHost:
             self._swarm.peerstore.clear_peerdata(connection.muxed_conn.peer_id)
         if peer in self._up:
             self._gossip.forget(peer)
-            self._relays.forget(peer)
+            if peer in self._relays.relays():
+                self._relays.forget(peer)
+                self._nat.noticed()
             if self._relay is not None:
                 self._relay.forget(peer)
             self._host._identified_peers.pop(connection.muxed_conn.peer_id, None)

@@ -107,6 +107,9 @@ MAX_IDENTIFY_BYTES = 64 * 1024
 MAX_IDENTIFY_PROTOCOLS = 128
 """Protocols of one peer that are remembered; ours speak about ten."""
 
+IDENTIFY_PUSH_AFTER_S = 2.0
+"""What has changed waits this long for more before all peers are told: a new relay brings an address and a role."""
+
 IDENTIFY_ADDR_TTL_S = 3600
 """How long addresses from identify are believed without being confirmed."""
 
@@ -191,8 +194,70 @@ others; 128 circuits have 64 MiB of windows."""
 MAX_RELAYS = 4
 """Relays that a host keeps a place on: two are advertised (MAX_ADVERTISED_ADDRS), the others stand by."""
 
+RELAYS_WANTED = 2
+"""Relays that a host finds for itself: as many as are advertised, so that the loss of one is noticed by nobody."""
+
+RELAY_FIND_S = 5.0
+"""How often a host that is short of relays looks for one among its peers."""
+
+RELAY_EXPLORE_S = 60.0
+"""How often it dials strangers of its peer book for want of a relay among its peers, and how many at once."""
+
+RELAY_EXPLORE_PEERS = 4
+
+RELAY_AVOID_S, RELAY_AVOID_MAX_S = 60.0, 3600.0
+"""How long a relay that refused or was lost is left alone: doubled each time in a row, up to the second."""
+
+MAX_AVOIDED_RELAYS = 256
+"""Such relays remembered; then the oldest is forgotten."""
+
+RELAY_BYTES_PER_S, RELAY_BURST_BYTES = 1024 * 1024, 4 * 1024 * 1024
+"""What all circuits through one relay may carry together: the tokens of a thousand answers, and a twelfth of a line of
+100 Mbit/s. When it is used up, circuits wait."""
+
+MAX_RELAY_BYTES_PER_S = 1 << 30
+
 RELAY_CONNECT_S = 5.0
 """Each exchange of hop and stop messages; a dial through a relay has DIAL_S in all."""
+
+# --- reachability (AutoNAT v1) ------------------------------------------------------------------------------------
+AUTONAT_LEAD = 2
+"""By how much the answers of one kind must outweigh the others to decide: two networks, or one that says it twice. The
+specification advises more than three; a young network has no four."""
+
+AUTONAT_VOICE_WEIGHT = 2
+"""The most that one network weighs, whatever it repeats."""
+
+AUTONAT_MAX_VOICES = 16
+"""Networks whose answers count; then the oldest goes."""
+
+AUTONAT_ENOUGH_VOICES = 3
+"""With answers of so many networks there is no haste."""
+
+AUTONAT_ANSWER_TTL_S = 3600.0
+"""How long an answer counts: four regular questions' time."""
+
+AUTONAT_FIRST_S, AUTONAT_HASTE_S, AUTONAT_SCARCE_S, AUTONAT_REFRESH_S = 1.0, 10.0, 120.0, 900.0
+"""Between two questions: after the start; while undecided; decided by fewer than enough networks; else (go-libp2p's
+refresh interval). Each is shortened by up to a quarter at random."""
+
+AUTONAT_EXCHANGE_S = 20.0
+"""From the question to the answer: the other side may take AUTONAT_DIALS_S."""
+
+AUTONAT_DIAL_S, AUTONAT_DIALS_S = 5.0, 12.0
+"""Dialling back: one address, and all of one question."""
+
+AUTONAT_MAX_ADDRS = 4
+"""Addresses of one question that are dialled; they have one IP address, so they differ in the port."""
+
+AUTONAT_MAX_MESSAGE = 4096
+"""Go's and js's limit."""
+
+AUTONAT_DIALS_AT_ONCE = 4
+"""Questions that are being answered at the same time."""
+
+AUTONAT_PER_ADDRESS, AUTONAT_IN_ALL, AUTONAT_WINDOW_S = 3, 30, 60.0
+"""Questions answered in that time, from one IPv4 address or IPv6 /64 and in all (go-libp2p's numbers)."""
 
 # --- events and bootstrap -----------------------------------------------------------------------------------------
 EVENT_QUEUE = 128

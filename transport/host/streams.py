@@ -44,6 +44,12 @@ class Libp2pStream:
         """The authenticated peer at the other end."""
         return self._peer
 
+    @property
+    def remote_ip(self) -> str | None:
+        """The IP address behind the stream's connection; None through a relay."""
+        remote = self._stream.muxed_conn.get_remote_address()
+        return str(remote[0]).partition("%")[0] if remote else None
+
     async def propose(self, protocol: str) -> None:
         """Ask for ``protocol`` as the opener. The answers are read before the first message that is received, and have
         :data:`NEGOTIATE_S` from now."""

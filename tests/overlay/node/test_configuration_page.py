@@ -55,7 +55,7 @@ def test_a_key_is_on_the_page_with_its_default_unit_and_meaning(key: str) -> Non
     assert environment.strip("`").startswith("COCOON_")
 
 
-_OTHER = {"market.tier": "verified"}
+_OTHER = {"market.tier": "verified", "nat.assume": "public", "relay.serve": "true"}
 """Keys that take none but certain words."""
 
 

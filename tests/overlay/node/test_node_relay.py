@@ -24,7 +24,8 @@ from overlay.node.machine import LocalMachine
 from overlay.node.reachability import Reachability, text
 from overlay.node.reaching import carry_tunnels, reach
 from overlay.subnet import load_subnet
-from transport.host import EventKind, HostEvent, Libp2pHost, PeerInfo
+from transport.host import EventKind, HostEvent, Libp2pHost, PeerInfo, Reach, StreamError
+from transport.host import Reachability as HostReachability
 from transport.identity import Identity, PeerId
 from transport.tunnel import StreamEnded, Tunnel, TunnelEndpoint, open_tunnel_listener
 
@@ -123,8 +124,66 @@ async def test_a_provider_whose_port_nobody_reaches_is_found_and_served_through_
         await until(lambda: seen.circuit_at == 1000.0)
 
 
+async def test_a_provider_behind_a_router_that_names_no_relay_finds_one_and_sells_through_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loopback is the internet here; 127.0.0.2 is behind a router, since it dials from 127.0.0.1."""
+    monkeypatch.setattr("overlay.node.hosting.of_the_internet", lambda ip: True)
+    monkeypatch.setattr("transport.host.autonat.client.AUTONAT_HASTE_S", 0.1)
+    monkeypatch.setattr("transport.host.relay.finder.RELAY_FIND_S", 0.1)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        relay, _ = await enter(node(home, RELAY, LISTEN, "nat.assume=public"))
+        way = tuple(relay.host.addrs)
+        behind = 'node.listen=["/ip4/127.0.0.2/tcp/0"]'
+        hidden, told = await enter(node(home, HIDDEN, behind, bootstrap=way))
+        seen = Reachability(hidden.host, lambda: 1000.0)
+        await until(lambda: seen.state()["relays"])
+        state = seen.state()
+        assert (state["verdict"], state["ip4"], state["how"]) == ("private", "private", "relay")
+        assert state["relay_peers"] == [RELAY.peer_id]
+        assert text(state) == "private: through 1 relay; nobody has come that way yet"
+        assert any("nobody can dial this node" in event.text for event in told)
+        relayed = Reachability(relay.host, lambda: 1000.0).state()
+        assert text(relayed).endswith("it relays for others")
+
+        listener = await enter(open_tunnel_listener(TunnelEndpoint.of(HIDDEN), "127.0.0.1", 0, echo))
+        carry_tunnels(hidden.host, "main", listener)
+        client, _ = await enter(node(home, CLIENT, bootstrap=way, listen=False))
+        record = CapacityRecord(
+            "main", tuple(hidden.host.addrs), tunnel_addrs=("/ip4/127.0.0.1/tcp/9",),
+            noise_key=listener.endpoint.static_key.public,
+        )  # fmt: skip
+        await client.host.connect(next(addr for addr in hidden.host.addrs if "/p2p-circuit" in addr))
+        tunnel, _ = await reach(client.host, TunnelEndpoint.of(CLIENT), HIDDEN.peer_id, record)
+        async with tunnel, tunnel.open_stream() as stream:
+            await stream.send_message(b"prompt")
+            assert await stream.receive_message(1 << 16) == b"prompt"
+            assert tunnel.relayed
+        # It serves nobody's look-ups any more, which would use up its circuits.
+        assert relay.table is not None
+        asking = await relay.host.open_stream(HIDDEN.peer_id, relay.table.protocol)
+        with pytest.raises(StreamError):
+            await asking.send(b"")
+            await asking.receive(1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "how", "said"),
+    [
+        (Reach.PUBLIC, "direct", "public: directly from the internet; nobody has come that way yet"),
+        (Reach.PRIVATE, "unknown", "private: nobody can dial this node, and it has found no relay yet"),
+        (Reach.UNKNOWN, "unknown", "not known: nobody has connected from another machine yet"),
+    ],
+)
+def test_the_verdict_is_said_in_a_line(verdict: Reach, how: str, said: str) -> None:
+    host: Any = SimpleNamespace(addrs=[], reachability=HostReachability(verdict))
+    state = Reachability(host, lambda: 0.0).state()
+    assert (state["verdict"], state["how"], text(state)) == (verdict.value, how, said)
+
+
 async def test_who_was_not_told_to_relay_does_not_and_the_user_hears_why_there_is_no_place(home: Path) -> None:
-    async with node(home, RELAY, LISTEN) as (plain, _):
+    async with node(home, RELAY, LISTEN, "relay.serve=false") as (plain, _):
         assert plain.host._relay is None  # type: ignore[attr-defined]
         way = list(plain.host.addrs)
         async with node(home, HIDDEN, LISTEN, f"relay.use={way}") as (hidden, told):
@@ -138,6 +197,10 @@ async def test_who_was_not_told_to_relay_does_not_and_the_user_hears_why_there_i
         ("relay.circuits=0", "from 1 to 128"),
         ("relay.reservations=129", "from 1 to 128"),
         ("relay.circuit_s=3601", "from 1 to 3600"),
+        ("relay.bytes_per_s=0", "from 1 to 1073741824"),
+        ("relay.serve=sometimes", "relay.serve"),
+        ("nat.assume=maybe", "nat.assume"),
+        ("nat.prob=true", "did you mean 'probe'"),
         ("relay.use=" + ",".join(["/ip4/192.0.2.1/tcp/1"] * 5), "4 relays at most"),
     ],
 )
@@ -194,7 +257,7 @@ async def test_who_came_from_where_tells_how_a_node_is_reached(addr: str, relaye
 
         yield come()
 
-    host: Any = SimpleNamespace(peers=lambda: connected, addrs=[], events=events)
+    host: Any = SimpleNamespace(peers=lambda: connected, addrs=[], events=events, reachability=HostReachability())
     seen = Reachability(host, iter([10.0, 15.0]).__next__)
     await seen.watch()
     state = seen.state()

@@ -170,7 +170,9 @@ def test_a_handful_of_jobs_says_nothing() -> None:
 def test_no_assignment_is_worth_more_than_the_bound(data: st.DataObject) -> None:
     jobs, places = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
     numbers = st.floats(0.1, 10.0)
-    draw = lambda *shape: np.array(data.draw(st.lists(numbers, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))).reshape(shape)  # noqa: E501, E731
+    draw = lambda *shape: np.array(
+        data.draw(st.lists(numbers, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+    ).reshape(shape)  # noqa: E501, E731
     worth, seconds, rate, capacity = draw(jobs, places) * 10, draw(jobs, places), draw(places), draw(places)
     options = np.tile(np.arange(places), (jobs, 1))
     program = Fluid(worth, seconds, options, np.arange(places), capacity, rate, places)

@@ -60,17 +60,20 @@ class HalfOpenBudget:
         return dict(self._by_address)
 
 
-def accept_inbound(swarm: Swarm, budget: HalfOpenBudget, rates: HandshakeRates) -> Callable[[Any], Awaitable[None]]:
+def accept_inbound(
+    swarm: Swarm, budget: HalfOpenBudget, rates: HandshakeRates, came: Callable[[str | None], None] = lambda _: None
+) -> Callable[[Any], Awaitable[None]]:
     """The handler of accepted sockets: authenticate within the budget and a deadline, then be done (P2, P11).
 
     Upstream's handler keeps its task and its slot until the host stops (network/swarm.py:2044 and 2060, limiter at
     1982), so a host accepts 250 connections in its life. Established connections are the business of
-    :mod:`transport.host.manager`.
+    :mod:`transport.host.manager`. ``came`` is told of the address behind each.
     """
     evict: dict[int, Callable[[], None]] = {}
 
     async def accept(stream: Any) -> None:
         remote = stream.get_remote_address()
+        came(remote[0] if remote else None)
         origin = origin_of(remote[0] if remote else None)
         address = origin.address
         if not rates.allows(origin, trio.current_time()):

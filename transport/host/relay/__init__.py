@@ -6,6 +6,7 @@ face strangers: docs/protocols/host.md says why, with lines.
 
 from transport.host.relay.circuit import CircuitStream
 from transport.host.relay.client import RelayClient
+from transport.host.relay.finder import Candidate, RelayFinder
 from transport.host.relay.service import RelayLimits, RelayService
 
-__all__ = ["CircuitStream", "RelayClient", "RelayLimits", "RelayService"]
+__all__ = ["Candidate", "CircuitStream", "RelayClient", "RelayFinder", "RelayLimits", "RelayService"]

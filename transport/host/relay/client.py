@@ -41,6 +41,10 @@ class RelayClient:
         """Where we can be reached through relays that hold a place for us: ``/…/p2p/RELAY/p2p-circuit``."""
         return list(self._reserved.values())
 
+    def relays(self) -> list[PeerId]:
+        """The relays that hold a place for us."""
+        return list(self._reserved)
+
     def forget(self, relay: PeerId) -> None:
         """A peer is gone; if it was a relay of ours, so is our place there."""
         self._reserved.pop(relay, None)
@@ -61,7 +65,7 @@ class RelayClient:
                 await trio.sleep(BOOTSTRAP_RECHECK_S)
                 continue
             try:
-                expires_in = await self._reserve(relay, addr)
+                expires_in = await self.reserve(relay, addr)
             except HostError as error:
                 self._reserved.pop(relay, None)
                 delay = next(delays)
@@ -72,7 +76,8 @@ class RelayClient:
                 if not held:
                     tell_reserved()
 
-    async def _reserve(self, relay: PeerId, addr: Multiaddr) -> float:
+    async def reserve(self, relay: PeerId, addr: Multiaddr) -> float:
+        """Reserve a place on the relay at ``addr``, or renew it; for how many seconds. Raises :class:`HostError`."""
         stream = await self._open_stream(relay, HOP, [str(addr)])
         try:
             with trio.fail_after(RELAY_CONNECT_S):

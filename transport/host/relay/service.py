@@ -12,7 +12,9 @@ from multiaddr import Multiaddr
 
 from transport.host.interface import HostError, StreamError
 from transport.host.limits import (
+    RELAY_BURST_BYTES,
     RELAY_BYTES,
+    RELAY_BYTES_PER_S,
     RELAY_CIRCUITS,
     RELAY_CIRCUITS_PER_PEER,
     RELAY_CONNECT_S,
@@ -51,6 +53,22 @@ class RelayLimits:
     circuits_per_peer: int = RELAY_CIRCUITS_PER_PEER
     circuit_bytes: int = RELAY_BYTES
     circuit_s: float = RELAY_SECONDS
+    bytes_per_s: int = RELAY_BYTES_PER_S
+    """Of all circuits together."""
+
+
+class Pace:
+    """How fast all circuits together may go: a token bucket that may be overdrawn, and is then waited for. Pure."""
+
+    def __init__(self, bytes_per_s: float, burst: float) -> None:
+        self._bytes_per_s, self._burst = bytes_per_s, burst
+        self._level, self._since = burst, 0.0
+
+    def delay_s(self, count: int, now: float) -> float:
+        """How long to wait after ``count`` bytes more."""
+        self._level = min(self._burst, self._level + max(0.0, now - self._since) * self._bytes_per_s) - count
+        self._since = now
+        return max(0.0, -self._level / self._bytes_per_s)
 
 
 class RelayService:
@@ -73,6 +91,7 @@ class RelayService:
         self._reserved: dict[PeerId, tuple[str, float]] = {}
         self._circuits: Counter[PeerId] = Counter()
         self._open = 0
+        self._pace = Pace(limits.bytes_per_s, min(RELAY_BURST_BYTES, 4 * limits.bytes_per_s))
 
     async def serve(self, stream: Libp2pStream) -> None:
         """One request on one stream. A stream that carries a circuit stays until the circuit ends."""
@@ -171,6 +190,8 @@ class RelayService:
                             if left < 0:
                                 break
                             await sink.send_bytes(data)
+                            if pause_s := self._pace.delay_s(len(data), trio.current_time()):
+                                await trio.sleep(pause_s)
                         else:
                             await sink.aclose()
                     except StreamError:
