@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 ARGS ?=
+JOBS ?= 0
 
 .PHONY: setup demo test test-slow lint format bench contract clean help
 
@@ -37,8 +38,9 @@ $(NODE_STAMP): package.json package-lock.json | $(STAMP)
 demo: setup  ## A voice message and a chat through a network of processes, paid and settled (ARGS="--voice FILE")
 	@$(BIN)/cocoon demo $(ARGS)
 
-test: setup  ## The tests that every change must pass (minutes)
-	@$(BIN)/python -m pytest $(ARGS)
+# The tests of a file share processes, so a file stays in one worker.
+test: setup  ## The tests that every change must pass (minutes; JOBS=2 runs them in two processes)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: setup  ## The long runs as well
 	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)

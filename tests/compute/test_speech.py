@@ -173,8 +173,8 @@ def test_silence_has_no_words_and_is_billed_as_listened_to(engine) -> None:
 
 
 def test_a_claim_a_little_too_small_bounds_the_bill(engine) -> None:
-    events = transcribe(engine, VOICE, probe_duration_ms(VOICE) - 100)
-    assert total(e.units for e in events).get(Unit.AUDIO_MS) == probe_duration_ms(VOICE) - 100
+    events = transcribe(engine, wav(tone(2000)), 1900)
+    assert total(e.units for e in events).get(Unit.AUDIO_MS) == 1900
 
 
 def test_a_wrong_claim_is_refused_before_any_work(engine) -> None:
@@ -195,7 +195,13 @@ def test_a_cancelled_job_leaves_the_recogniser_usable(engine) -> None:
         engine.step()
     engine.cancel(1)
     assert engine.step() == []
-    assert next(e.text for e in transcribe(engine, VOICE) if isinstance(e, Segment)) == "i am on my way home"
+    engine.submit(2, TranscribeRequest("pocketsphinx-en-us", VOICE, probe_duration_ms(VOICE)))
+    segments: list[Segment] = []
+    while not segments:
+        segments += [event for job, event in engine.step() if job == 2 and isinstance(event, Segment)]
+    assert segments[0].text == "i am on my way home"
+    engine.cancel(2)
+    assert engine.step() == []
 
 
 def test_other_languages_and_tasks_are_refused(engine) -> None:

@@ -292,8 +292,8 @@ class WalletMachine(RuleBasedStateMachine):
             self.play_on(next_stage(self.stage, draws, self.at_s))
 
 
-def test_model_and_tvm_agree_over_2000_random_messages(replica: Replica) -> None:
-    run_machine(ChannelMachine, replica, at_least=2000, per_example=40)
+def test_model_and_tvm_agree_over_800_random_messages(replica: Replica) -> None:
+    run_machine(ChannelMachine, replica, at_least=800, per_example=40)
 
 
 def test_model_and_tvm_agree_over_random_messages_through_real_wallets(replica: Replica) -> None:
