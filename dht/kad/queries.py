@@ -220,7 +220,7 @@ class Queries:
         return (await self.find_node(key, session, settled=settled)).holders()
 
     async def store(self, peers: Iterable[Contact], message: Message, session: Session, *, more: bool = False) -> int:
-        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (or, for the latter, were told). ``more``: other
+        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (the latter: were told). ``more``: other
         messages to the same peers follow in this session."""
         encoded = encode_message(message)
         waiting = list(peers)
