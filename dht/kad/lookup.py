@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
+
+import msgspec
 
 from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact
@@ -57,8 +58,7 @@ class _Path:
         self.window: list[_Peer] | None = None  # None: to be computed again
 
 
-@dataclass(frozen=True, slots=True)
-class LookupRequest:
+class LookupRequest(msgspec.Struct, frozen=True):
     """Ask ``contact`` now, on ``path``."""
 
     contact: Contact
