@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from dht.kad.contacts import Contact
 from dht.kad.errors import BadMessage
-from dht.kad.keys import key_of, peer_bytes
+from dht.kad.keys import key_of
 from dht.kad.limits import MAX_SENT_PROVIDERS
 from dht.kad.messages import Message, MessageType, Record
 from dht.kad.providers import ProviderStore
@@ -84,8 +84,8 @@ class Answers:
         return tuple(found)
 
     def _find_node(self, sender: PeerId, request: Message) -> Message:
-        own = self._own()
-        if request.key == peer_bytes(own.peer_id):
+        if key_of(request.key) == self._table.own_key:
+            own = self._own()
             return Message(MessageType.FIND_NODE, closer=(own,) if own.addrs else ())
         return Message(MessageType.FIND_NODE, closer=self._closer(sender, request.key))
 

@@ -66,7 +66,7 @@ def is_narrow(network: bytes) -> bool:
 class Contact:
     """A peer and where to reach it. Make one with :func:`contact`."""
 
-    __slots__ = ("addrs", "key", "networks", "peer_id", "wire")
+    __slots__ = ("_texts", "addrs", "key", "networks", "peer_id", "shares", "wire")
 
     def __init__(self, peer_id: PeerId, raw: bytes, addrs: tuple[bytes, ...]) -> None:
         self.peer_id = peer_id
@@ -75,7 +75,10 @@ class Contact:
         self.key = key_of(raw)
         networks = {network: None for addr in addrs for network in networks_of(addr)}
         self.networks = tuple(networks)
+        self.shares = tuple((network, is_narrow(network)) for network in networks)
+        """The same, each with whether it is a /24 or /48."""
         """Of its claimed addresses. The address of a standing connection counts more (:mod:`dht.kad.routing`)."""
+        self._texts: tuple[str, ...] | None = None
         self.wire = _encode(raw, addrs)
         """The protobuf ``Message.Peer``, without its tag and length."""
 
@@ -84,8 +87,10 @@ class Contact:
 
     def texts(self) -> tuple[str, ...]:
         """Its addresses as multiaddrs that end in ``/p2p/<peer id>``."""
-        plain = [addr_from_wire(addr) for addr in self.addrs]
-        return tuple(f"{text}/p2p/{self.peer_id}" for text in plain if text is not None)
+        if self._texts is None:
+            plain = [addr_from_wire(addr) for addr in self.addrs]
+            self._texts = tuple(f"{text}/p2p/{self.peer_id}" for text in plain if text is not None)
+        return self._texts
 
     def merged(self, other: Contact) -> Contact:
         """With the addresses of ``other`` (the same peer) behind its own."""
@@ -97,6 +102,12 @@ def contact(peer_id: PeerId, addrs: Iterable[bytes] = ()) -> Contact:
     """A contact of the first eight well-formed addresses, of 512 bytes together. Raises ``ValueError`` for what is no
     Ed25519 peer id."""
     return contact_from(peer_id, peer_bytes(peer_id), addrs)
+
+
+@lru_cache(maxsize=_CACHED)
+def unaddressed(peer_id: PeerId) -> Contact:
+    """A contact of a peer of whom no address is known. Raises ``ValueError`` as :func:`contact` does."""
+    return contact(peer_id)
 
 
 def contact_from(peer_id: PeerId, raw: bytes, addrs: Iterable[bytes]) -> Contact:

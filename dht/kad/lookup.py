@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
+import msgspec
+
 from dht.kad.config import KadConfig
-from dht.kad.contacts import Contact, is_narrow
+from dht.kad.contacts import Contact
 from dht.kad.limits import MAX_REQUESTS, MAX_SHORTLIST, MAX_TRIES, MAX_WINDOW, SLOW_S
 from transport.identity import PeerId
 
@@ -57,8 +58,7 @@ class _Path:
         self.window: list[_Peer] | None = None  # None: to be computed again
 
 
-@dataclass(frozen=True, slots=True)
-class LookupRequest:
+class LookupRequest(msgspec.Struct, frozen=True):
     """Ask ``contact`` now, on ``path``."""
 
     contact: Contact
@@ -260,9 +260,15 @@ class Lookup:
                 if set(contact.addrs) <= set(peer.told[peer.path].addrs):
                     return
                 peer.told, peer.state, peer.hop = {number: contact}, _State.HEARD, hop
-        path.window = None
+        window = path.window
+        if window is not None and not self._beyond(window, distance):
+            path.window = None
         if distance < path.nearest:
             path.nearest, path.unimproved = distance, 0
+
+    def _beyond(self, window: list[_Peer], distance: int) -> bool:
+        """Whether a window that is full stays as it is when a peer so far away is heard of."""
+        return len(window) >= self._config.k and distance > window[-1].distance and distance >= self._radius
 
     def _make_room(self, distance: int) -> bool:
         """Forget the farthest peer that was not asked, if it is farther than ``distance``."""
@@ -295,12 +301,12 @@ class Lookup:
     def _counts(self, contact: Contact, networks: dict[bytes, int]) -> bool:
         """Whether a peer's networks have room among the nearer ones, and take the room. A peer that failed keeps its
         network's room too: else a network of dead ids would cost a timeout each."""
-        if not contact.networks:
+        if not contact.shares:
             return True
         diversity = self._config.diversity
-        for network in contact.networks:
-            limit = diversity.lookup_narrow if is_narrow(network) else diversity.lookup_wide
-            if networks.get(network, 0) >= limit:
+        narrow, wide = diversity.lookup_narrow, diversity.lookup_wide
+        for network, is_narrow in contact.shares:
+            if networks.get(network, 0) >= (narrow if is_narrow else wide):
                 return False
         for network in contact.networks:
             networks[network] = networks.get(network, 0) + 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from dht.kad.contacts import Contact, addr_to_wire, contact, seen_networks
+from dht.kad.contacts import Contact, addr_to_wire, seen_networks, unaddressed
 from dht.kad.errors import BadMessage
 from dht.kad.keys import peer_bytes
 from dht.kad.limits import (
@@ -91,7 +91,7 @@ class Neighbours:
         if self.table.alive(peer, trio.current_time()) or not self._probe_inbound or peer in self._wire.asking:
             return  # one that we are asking at this moment will have said all by its answer
         try:
-            unknown = contact(peer)
+            unknown = unaddressed(peer)
         except ValueError:
             return  # a peer whose id is no Ed25519 key: it cannot be named in our messages
         if self.table.wants(unknown, self._networks(peer)):

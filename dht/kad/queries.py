@@ -95,17 +95,27 @@ class Queries:
         request = encode_message(Message(kind, key))
         last: list[LookupRequest] = []
 
+        def onward(nursery: trio.Nursery, again: Callable[..., Any]) -> LookupRequest | None:
+            now = trio.current_time()
+            step = lookup.next_request(now)
+            while step is not None and (extra := lookup.next_request(now)) is not None:
+                nursery.start_soon(again, extra, nursery, again)
+            return step
+
         async def follow(step: LookupRequest | None, nursery: trio.Nursery, again: Callable[..., Any]) -> None:
             # One task asks one peer after another; only width beyond that costs another task. It is given itself: a
             # function that knows its own name is a cycle, with all that it knows, for the garbage collector.
             while step is not None:
-                if await self._step(lookup, step, kind, request, session, take):
-                    last.append(step)
-                    nursery.cancel_scope.cancel()
-                    return
-                step = lookup.next_request(trio.current_time())
-                while (extra := lookup.next_request(trio.current_time())) is not None:
-                    nursery.start_soon(again, extra, nursery, again)
+                with trio.CancelScope() as scope:
+                    while step is not None and not scope.cancel_called:  # it may expire as an answer comes
+                        if await self._step(lookup, step, kind, request, session, take, scope):
+                            last.append(step)
+                            nursery.cancel_scope.cancel()
+                            return
+                        step = onward(nursery, again)
+                if scope.cancelled_caught and step is not None:
+                    self._unanswered(lookup, step, session.overdue(step.contact))
+                    step = onward(nursery, again)
 
         with trio.move_on_after(self._config.query_s):
             async with trio.open_nursery() as nursery:
@@ -114,21 +124,27 @@ class Queries:
         return lookup, last[0] if last else None
 
     async def _step(
-        self, lookup: Lookup, step: LookupRequest, kind: MessageType, request: bytes, session: Session, take: Take
+        self,
+        lookup: Lookup,
+        step: LookupRequest,
+        kind: MessageType,
+        request: bytes,
+        session: Session,
+        take: Take,
+        scope: trio.CancelScope,
     ) -> bool:
         try:
-            reply = await session.ask(step.contact, kind, request)
-        except NoAnswer as error:
-            lookup.failed(step.contact)
-            self._neighbours.failed(step.contact, refused=error.refused)
-            return False
-        except BadMessage:
-            lookup.failed(step.contact)
-            self._neighbours.failed(step.contact)
+            reply = await session.ask_within(scope, step.contact, kind, request)
+        except (NoAnswer, BadMessage) as error:
+            self._unanswered(lookup, step, error)
             return False
         self._neighbours.answered(step.contact)
         lookup.answered(step.contact, reply.closer)
         return take(step, reply)
+
+    def _unanswered(self, lookup: Lookup, step: LookupRequest, error: NoAnswer | BadMessage) -> None:
+        lookup.failed(step.contact)
+        self._neighbours.failed(step.contact, refused=isinstance(error, NoAnswer) and error.refused)
 
     # --- the five operations ------------------------------------------------------------------------------------------
 
@@ -220,7 +236,7 @@ class Queries:
         return (await self.find_node(key, session, settled=settled)).holders()
 
     async def store(self, peers: Iterable[Contact], message: Message, session: Session, *, more: bool = False) -> int:
-        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (or, for the latter, were told). ``more``: other
+        """Send PUT_VALUE or ADD_PROVIDER to ``peers``; how many took it (the latter: were told). ``more``: other
         messages to the same peers follow in this session."""
         encoded = encode_message(message)
         waiting = list(peers)

@@ -16,6 +16,16 @@ from dht.kad.keys import common_bits, peer_key
 from dht.kad.limits import KEY_BITS, LOOKUP_NETWORKS, MAX_FAILURES, MAX_REPLACEMENTS, K
 from transport.identity import PeerId
 
+_NOBODY = -1  # no key
+
+
+def _key_of_any(peer: PeerId) -> int:
+    """Where a peer lies; one that is none of ours asks us, too."""
+    try:
+        return peer_key(peer)
+    except ValueError:
+        return _NOBODY
+
 
 class _Entry:
     """A peer in a bucket."""
@@ -43,6 +53,10 @@ class RoutingTable:
         self._per_network: dict[bytes, int] = {}  # peers in the table of each network
         self._replacements: dict[int, dict[int, Contact]] = {}
         self._touched: dict[int, float] = {}
+        self._failing = 0
+        """Peers whose last request had no answer: mostly there are none, and then nobody is looked at for it."""
+        self._reach: int | None = None
+        self._reach_known = False
 
     # --- who is in it -----------------------------------------------------------------------------------------------
 
@@ -84,11 +98,13 @@ class RoutingTable:
         if index == KEY_BITS:
             return False
         bucket = self._bucket(index)
-        if contact.key in bucket or (len(bucket) >= self._k and not self._failing(bucket)):
+        if contact.key in bucket or (len(bucket) >= self._k and not self._first_failing(bucket)):
             return False
         return self._admits(bucket, contact.networks if seen is None else seen)
 
-    def _failing(self, bucket: dict[int, _Entry]) -> int | None:
+    def _first_failing(self, bucket: dict[int, _Entry]) -> int | None:
+        if not self._failing:
+            return None
         return next((key for key, entry in bucket.items() if entry.failures), None)
 
     def _admits(self, bucket: dict[int, _Entry], networks: tuple[bytes, ...]) -> bool:
@@ -125,7 +141,7 @@ class RoutingTable:
             if known.networks == networks:
                 del bucket[contact.key]
                 bucket[contact.key] = known
-                known.seen_at, known.failures = now, 0
+                self._heard(known, now)
                 known.contact = contact if own_word else known.contact
                 return False
             self._drop(index, contact.key)  # it moved to another network: it enters as anybody would
@@ -134,11 +150,12 @@ class RoutingTable:
         if not self._admits(bucket, networks):
             return False
         if len(bucket) >= self._k:
-            if (failing := self._failing(bucket)) is None:
+            if (failing := self._first_failing(bucket)) is None:
                 self.remember(contact)
                 return False
             self._drop(index, failing)
         bucket[contact.key] = _Entry(contact, networks, now)
+        self._reach_known = False
         for network in networks:
             self._per_network[network] = self._per_network.get(network, 0) + 1
         if index in self._replacements:
@@ -153,8 +170,15 @@ class RoutingTable:
         bucket = self._buckets[common_bits(key, self.own_key)]
         del bucket[key]
         bucket[key] = entry
-        entry.seen_at, entry.failures = now, 0
+        self._heard(entry, now)
         return True
+
+    def _heard(self, entry: _Entry, now: float) -> None:
+        entry.seen_at = now
+        if entry.failures:
+            entry.failures = 0
+            self._failing -= 1
+            self._reach_known = False
 
     def remember(self, contact: Contact) -> None:
         """Keep a peer that may not have answered as a replacement, the newest last; the oldest goes."""
@@ -176,6 +200,9 @@ class RoutingTable:
         if (entry := self._entry(key)) is None:
             return False
         entry.failures += 1
+        if entry.failures == 1:
+            self._failing += 1
+            self._reach_known = False
         if entry.failures < MAX_FAILURES and not self._replacements.get(index):
             return False
         self._drop(index, key)
@@ -188,7 +215,10 @@ class RoutingTable:
             self._drop(common_bits(key, self.own_key), key)
 
     def _drop(self, index: int, key: int) -> None:
-        for network in self._buckets[index].pop(key).networks:
+        entry = self._buckets[index].pop(key)
+        self._failing -= entry.failures > 0
+        self._reach_known = False
+        for network in entry.networks:
             if self._per_network[network] == 1:
                 del self._per_network[network]
             else:
@@ -214,28 +244,27 @@ class RoutingTable:
         index = common_bits(key, self.own_key)
         found: list[Contact] = []
         buckets = self._buckets
+        without = _NOBODY if exclude is None else _key_of_any(exclude)
         if index < len(buckets):
-            self._take(buckets[index], key, n, exclude, found)
+            self._take(buckets[index], key, n, without, found)
         if len(found) < n and index + 1 < len(buckets):
             nearer: dict[int, _Entry] = {}
             for bucket in buckets[index + 1 :]:
                 nearer.update(bucket)
-            self._take(nearer, key, n, exclude, found)
+            self._take(nearer, key, n, without, found)
         for farther in range(min(index, len(buckets)) - 1, -1, -1):
             if len(found) >= n:
                 break
-            self._take(buckets[farther], key, n, exclude, found)
+            self._take(buckets[farther], key, n, without, found)
         return found
 
-    @staticmethod
-    def _take(bucket: dict[int, _Entry], key: int, n: int, exclude: PeerId | None, found: list[Contact]) -> None:
-        for distance in sorted([peer ^ key for peer in bucket]):
-            entry = bucket[distance ^ key]
-            if entry.failures or entry.contact.peer_id == exclude:
-                continue
-            found.append(entry.contact)
-            if len(found) >= n:
-                return
+    def _take(self, bucket: dict[int, _Entry], key: int, n: int, without: int, found: list[Contact]) -> None:
+        distances = sorted([peer ^ key for peer in bucket])
+        if without in bucket:
+            distances.remove(without ^ key)
+        if self._failing:
+            distances = [distance for distance in distances if not bucket[distance ^ key].failures]
+        found += [bucket[distance ^ key].contact for distance in distances[: n - len(found)]]
 
     def outsiders(self, near: Sequence[Contact], count: int) -> list[Contact]:
         """At most ``count`` peers of /16s or /32s that none of ``near`` is in, one of each, the farthest bucket first;
@@ -258,8 +287,11 @@ class RoutingTable:
 
     def reach(self) -> int | None:
         """The distance of our own k-th neighbour; None if we know fewer."""
-        nearest = self.closest(self.own_key, self._k)
-        return nearest[-1].key ^ self.own_key if len(nearest) == self._k else None
+        if not self._reach_known:
+            nearest = self.closest(self.own_key, self._k)
+            self._reach = nearest[-1].key ^ self.own_key if len(nearest) == self._k else None
+            self._reach_known = True
+        return self._reach
 
     # --- upkeep -----------------------------------------------------------------------------------------------------
 

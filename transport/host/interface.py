@@ -145,7 +145,7 @@ class PromptHandler(Protocol):
         """Serve a stream, as any handler."""
 
     def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
-        """The reply to a request of ``peer`` on a stream of its own; None, and nothing was done, when it is to be served
+        """The reply to a request of ``peer`` on a stream of its own; None, and nothing was done, if it is to be served
         as a stream. Never raises."""
 
 

@@ -203,7 +203,7 @@ def sybils(target: int, count: int, honest: list[Contact], *, ip: str | None) ->
         sybil.peer_id = PeerId(f"sybil{number}")
         place = ip or f"{60 + number // 200}.{number % 200}.1.1"
         model = contact_of(IDS[0], [f"/ip4/{place}/tcp/4001"])
-        sybil.addrs, sybil.networks, sybil.wire = model.addrs, model.networks, b""
+        sybil.addrs, sybil.networks, sybil.shares, sybil.wire = model.addrs, model.networks, model.shares, b""
         sybil.key = target ^ (1 + bound * (number + 1) // (count + 2))
         found.append(sybil)
     return found
