@@ -37,9 +37,11 @@ class NewsQueue(AsyncIterator[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        await trio.lowlevel.checkpoint()
+        if self._items:
+            await trio.lowlevel.checkpoint()  # a reader of many leaves others their turn; one that has to wait does so
         while not self._items:
             if self._closed:
+                await trio.lowlevel.checkpoint()
                 raise StopAsyncIteration
             self._wake = trio.Event()
             await self._wake.wait()
