@@ -37,8 +37,8 @@ class NewsQueue(AsyncIterator[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        if self._items:
-            await trio.lowlevel.checkpoint()  # a reader of many leaves others their turn; one that has to wait does so
+        if self._items:  # else waiting is the checkpoint
+            await trio.lowlevel.checkpoint()
         while not self._items:
             if self._closed:
                 await trio.lowlevel.checkpoint()
