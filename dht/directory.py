@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -96,7 +96,8 @@ class Directory:
         self._sent: SignedRecord | None = None
         self._sent_at = float("-inf")
         self._changed = trio.Event()
-        self._news = trio.Event()
+        self._news: trio.Event | None = None
+        """While somebody waits for news."""
         self._asked = trio.Event()
         """Set when somebody wants providers."""
         self._origins = Allowance(GOSSIP_BURST, GOSSIP_PER_S, MAX_ORIGINS)
@@ -106,25 +107,19 @@ class Directory:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._host.set_handler(self._protocol, self._neighbours.serve)
+        self._host.set_handler(self._protocol, self._neighbours)
         async with AsyncExitStack() as stack:
-            messages = None
             if self._gossip:
-                messages = await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
+                # The validator takes records in. Nobody reads the queue behind it, which keeps the last few.
+                await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
             events = await stack.enter_async_context(self._host.events())
             nursery = await stack.enter_async_context(background())
-
-            async def drain(heard: AsyncIterator[GossipMessage]) -> None:
-                async for _ in heard:  # records were taken in by the validator
-                    pass
 
             async def greet() -> None:
                 async for event in events:
                     if event.kind is EventKind.CONNECTED and event.peer_id is not None:
                         self._meet(event.peer_id, nursery)
 
-            if messages is not None:
-                nursery.start_soon(drain, messages)
             nursery.start_soon(greet)
             nursery.start_soon(self._announce_when_due)
             nursery.start_soon(self._refresh)
@@ -160,6 +155,11 @@ class Directory:
         if self._listing is not None:
             self._listing.sell(sold_in(wanted))
         await trio.lowlevel.checkpoint()
+
+    @property
+    def told(self) -> CapacityRecord | None:
+        """What was announced last, as it was sent."""
+        return self._sent.record if self._sent is not None else None
 
     async def withdraw(self) -> None:
         """Take back what was announced, if anything was, and wait a moment for it to leave. The hash table forgets by
@@ -202,16 +202,14 @@ class Directory:
         if self._gossip:
             if len(self.index) < SAMPLE_AT_LEAST or self._meetings.take("", trio.current_time()):
                 nursery.start_soon(self._neighbours.sample, peer)
-            if self._sent is not None:
+            if self._sent is not None and trio.current_time() >= self._regossip_at:
+                self._regossip_at = trio.current_time() + REGOSSIP_INTERVAL_S
                 nursery.start_soon(self._regossip)
         if self._listing is not None:
             self._listing.again()
 
     async def _regossip(self) -> None:
         """Gossip our record again for a neighbour that was not in our mesh when we last did."""
-        if trio.current_time() < self._regossip_at:
-            return
-        self._regossip_at = trio.current_time() + REGOSSIP_INTERVAL_S
         await trio.sleep(REGOSSIP_DELAY_S)
         if self._sent is not None and not self._sent.record.withdrawn:
             await self._host.publish(self._topic, self._sent.envelope)
@@ -238,6 +236,8 @@ class Directory:
         pause_s, search_at = SEARCH_RETRY_S, trio.current_time()
         with trio.move_on_after(timeout_s):
             while not (found := self.providers(task, model, tier)):
+                if self._news is None:
+                    self._news = trio.Event()
                 news = self._news
                 if trio.current_time() >= search_at:
                     if self._search is not None and sold is not None:
@@ -302,9 +302,9 @@ class Directory:
             raise RecordError(f"a record of the subnet {signed.record.subnet!r} in {self._subnet!r}")
         teller = sender if source is Source.NEIGHBOUR else None
         verdict = self.index.add(signed, self._clock(), source, teller)
-        if verdict is Verdict.NEWS:
-            news, self._news = self._news, trio.Event()
-            news.set()
+        if verdict is Verdict.NEWS and self._news is not None:
+            self._news.set()
+            self._news = None
         return signed, verdict
 
     def _hear(self, message: GossipMessage) -> bool | None:

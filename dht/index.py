@@ -172,16 +172,17 @@ class CapacityIndex:
     def providers(self, task: str, model: str | None = None, tier: str | None = None, *, now: float) -> list[Provider]:
         """Standing offers of ``task``, for any model and tier unless named, in the order of peer id and offer."""
         if model is not None:
-            peers = set(self._sellers.get((task, model), ()))
+            peers = sorted(self._sellers.get((task, model), ()))
         else:
-            peers = {peer for (sold, _), sellers in self._sellers.items() if sold == task for peer in sellers}
-        return [
-            (peer, record, offer)
-            for peer in sorted(peers)
-            if (record := self._live(peer, now)) is not None
-            for offer in record.offers
-            if offer.task == task and model in (None, offer.model) and tier in (None, offer.tier)
-        ]
+            peers = sorted({peer for (sold, _), sellers in self._sellers.items() if sold == task for peer in sellers})
+        found: list[Provider] = []
+        for peer in peers:
+            record = self._records[peer].signed.record
+            if now < record.expires_at and not record.withdrawn:
+                for offer in record.offers:
+                    if offer.task == task and (model is None or offer.model == model) and tier in (None, offer.tier):
+                        found.append((peer, record, offer))
+        return found
 
     def models(self, *, now: float) -> list[tuple[str, str]]:
         """Every (task, model) that somebody sells now, sorted."""
