@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -108,23 +108,17 @@ class Directory:
     async def __aenter__(self) -> Self:
         self._host.set_handler(self._protocol, self._neighbours.serve)
         async with AsyncExitStack() as stack:
-            messages = None
             if self._gossip:
-                messages = await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
+                # The validator takes records in. Nobody reads the queue behind it, which keeps the last few.
+                await stack.enter_async_context(self._host.subscribe(self._topic, self._hear))
             events = await stack.enter_async_context(self._host.events())
             nursery = await stack.enter_async_context(background())
-
-            async def drain(heard: AsyncIterator[GossipMessage]) -> None:
-                async for _ in heard:  # records were taken in by the validator
-                    pass
 
             async def greet() -> None:
                 async for event in events:
                     if event.kind is EventKind.CONNECTED and event.peer_id is not None:
                         self._meet(event.peer_id, nursery)
 
-            if messages is not None:
-                nursery.start_soon(drain, messages)
             nursery.start_soon(greet)
             nursery.start_soon(self._announce_when_due)
             nursery.start_soon(self._refresh)
@@ -202,16 +196,14 @@ class Directory:
         if self._gossip:
             if len(self.index) < SAMPLE_AT_LEAST or self._meetings.take("", trio.current_time()):
                 nursery.start_soon(self._neighbours.sample, peer)
-            if self._sent is not None:
+            if self._sent is not None and trio.current_time() >= self._regossip_at:
+                self._regossip_at = trio.current_time() + REGOSSIP_INTERVAL_S
                 nursery.start_soon(self._regossip)
         if self._listing is not None:
             self._listing.again()
 
     async def _regossip(self) -> None:
         """Gossip our record again for a neighbour that was not in our mesh when we last did."""
-        if trio.current_time() < self._regossip_at:
-            return
-        self._regossip_at = trio.current_time() + REGOSSIP_INTERVAL_S
         await trio.sleep(REGOSSIP_DELAY_S)
         if self._sent is not None and not self._sent.record.withdrawn:
             await self._host.publish(self._topic, self._sent.envelope)

@@ -106,11 +106,24 @@ MAX_CONTROL = 256 << 10
 HANDSHAKE_SECONDS = 5.0
 """From accept or connect to the first authenticated record; four round trips of a bad link."""
 
-PING_SECONDS = 15.0
-"""Idle time before a ping: keeps NAT mappings (30 s at the strictest) alive."""
+PING_SECONDS = 25.0
+"""Silence of the peer after which the initiator pings: keeps NAT mappings (30 s at the strictest) alive. Whatever else
+is heard does so too, so a busy tunnel is not pinged for that."""
+
+SECOND_PING_SECONDS = 35.0
+"""... and after which the responder does: the initiator's pings, which it answers, come first, and suffice for both."""
+
+MEASURE_SECONDS = 120.0
+"""A tunnel that is never quiet is pinged this often all the same, or its round-trip time would be that of its start."""
 
 DEAD_SECONDS = 45.0
-"""Silence after which a peer is dead: three pings unanswered."""
+"""Silence after which a peer is dead: twenty seconds after a ping that only a broken path can have swallowed."""
+
+MAX_PINGS = 4
+"""Unanswered pings remembered: as many as both rules above send in three dead peers' time."""
+
+RATE_SECONDS = 5.0
+"""Rates are averages of at least this long."""
 
 STALL_SECONDS = 60.0
 """A batch that has not left after this long: the peer does not read."""

@@ -22,9 +22,8 @@ from transport.tunnel.limits import (
     BATCH_SECONDS,
     CLOSE_SECONDS,
     DEAD_SECONDS,
+    MAX_PINGS,
     MIN_QUANTUM,
-    PING_SECONDS,
-    REKEY_SECONDS,
     RING_BYTES,
     STALL_SECONDS,
 )
@@ -36,6 +35,7 @@ from transport.tunnel.records import Piece, RecordOpener, RecordSealer
 from transport.tunnel.stats import TunnelStats
 from transport.tunnel.stream import TunnelStream
 from transport.tunnel.streams import StreamCore
+from transport.tunnel.upkeep import Action, Rates, Upkeep
 
 _TURNS = 2
 """Batches sent without waiting before other tasks get a turn."""
@@ -45,9 +45,6 @@ _TURN_BYTES = 2 * RING_BYTES
 
 _TURN_COST = 32_768
 """What each piece received counts beside its bytes, so that small ones are bounded too."""
-
-_TICK_SECONDS = 5.0
-"""How often the time keeper looks."""
 
 
 class Tunnel:
@@ -75,7 +72,6 @@ class Tunnel:
         self._unsent: Piece | None = None
         self._early = 0
         self._idle_writer: trio.lowlevel.Task | None = None
-        self._batches = 0
         self._timed = False
         self._filled_at = 0.0
         self._turns = 0
@@ -95,10 +91,11 @@ class Tunnel:
         self._acceptors = trio.lowlevel.ParkingLot()
         self._openers = trio.lowlevel.ParkingLot()
         # Observations.
-        self._heard = False
+        self._heard_at = trio.current_time()
+        self._stuck_at: float | None = None  # since when the batch under way waits for the link
         self._bytes_sent = 0
         self._bytes_received = 0
-        self._rates = (0.0, 0.0)
+        self._rates = Rates(self._heard_at)
         self._rtt_s: float | None = None
         self._pings: dict[int, float] = {}
         self._next_ping = 0
@@ -119,6 +116,7 @@ class Tunnel:
 
     def stats(self) -> TunnelStats:
         """What the tunnel has done so far."""
+        rates = self._rates.look(trio.current_time(), self._bytes_sent, self._bytes_received)
         return TunnelStats(
             peer_id=self.peer_id,
             pattern=self.pattern.noise_name,
@@ -129,8 +127,8 @@ class Tunnel:
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
             rtt_ms=None if self._rtt_s is None else self._rtt_s * 1000,
-            sent_bytes_per_s=self._rates[0],
-            received_bytes_per_s=self._rates[1],
+            sent_bytes_per_s=rates[0],
+            received_bytes_per_s=rates[1],
             streams=len(self._mux.streams),
             padded=self._padded,
         )
@@ -313,7 +311,6 @@ class Tunnel:
             self._after_core()
             return False
         self._bytes_sent += len(self._unsent)
-        self._batches += 1
         self._timed = len(self._unsent) >= MIN_QUANTUM
         if self._timed:
             self._filled_at = trio.current_time()
@@ -334,7 +331,6 @@ class Tunnel:
             return False
         self._unsent = wire = self._sealer.seal((plain,))
         self._bytes_sent += len(wire)
-        self._batches += 1
         self._timed = False
         try:
             self._sent(self._link.send_now(wire))
@@ -348,6 +344,7 @@ class Tunnel:
         assert self._unsent is not None
         self._unsent = self._unsent[size:] if size < len(self._unsent) else None
         if self._unsent is None:
+            self._stuck_at = None
             if self._timed:
                 self._adapt(trio.current_time() - self._filled_at)
             if self._sealer.wants_rekey:
@@ -396,6 +393,8 @@ class Tunnel:
                 size = self._link.send_now(self._unsent)
                 if not size:
                     turns = 0
+                    if self._stuck_at is None:
+                        self._stuck_at = trio.current_time()
                     size = await self._link.send(self._unsent)
                 self._sent(size)
                 turns += 1
@@ -484,8 +483,12 @@ class Tunnel:
                 continue
             self._standing_back = False
             await self._receive_while(None)
-            self._standing_back = True
-            await trio.lowlevel.checkpoint()  # whoever got something may take the turn
+            if self._link.pausable:
+                self._standing_back = True
+                await trio.lowlevel.checkpoint()  # whoever got something may take the turn
+            elif self._turn_in < 0:
+                self._turn_in = _TURN_BYTES
+                await trio.lowlevel.checkpoint()
 
     async def _rest(self) -> None:
         self._resting = trio.lowlevel.current_task()
@@ -571,7 +574,7 @@ class Tunnel:
         """``size`` new bytes are in the opener's ring."""
         self._opener.received(size)
         self._unopened = True
-        self._heard = True
+        self._heard_at = trio.current_time()
         self._bytes_received += size
 
     def _open_single(self, reader: StreamCore, size: int) -> bool:
@@ -639,39 +642,33 @@ class Tunnel:
 
     def _ping(self) -> None:
         self._next_ping += 1
-        if len(self._pings) > DEAD_SECONDS / PING_SECONDS:
+        if len(self._pings) > MAX_PINGS:
             self._pings.clear()
         self._pings[self._next_ping] = trio.current_time()
         self._mux.ping(self._next_ping)
 
     async def _keep_time(self) -> None:
-        """Until the tunnel is over: ping the peer, notice a dead one and one that does not read, rekey at times."""
-        now = trio.current_time()
-        heard_at = pinged_at = moved_at = rekeyed_at = looked_at = now
-        sent, received = self._bytes_sent, self._bytes_received
-        batches = -1
+        """Until the tunnel is over: ping a quiet peer, notice a dead one and one that does not read, rekey at times.
+
+        It sleeps until the first of these can be due, so an idle tunnel costs two wakes a minute."""
+        upkeep = Upkeep(trio.current_time(), initiator=self.initiator)
         while self._closed is None:
-            with trio.move_on_after(_TICK_SECONDS):
+            with trio.move_on_at(upkeep.due_at(self._heard_at, self._stuck_at)):
                 await self._over.wait()
                 return
             now = trio.current_time()
-            elapsed_s = max(now - looked_at, 1e-9)
-            self._rates = (self._bytes_sent - sent) / elapsed_s, (self._bytes_received - received) / elapsed_s
-            looked_at, sent, received = now, self._bytes_sent, self._bytes_received
-            if self._heard:
-                self._heard, heard_at = False, now
-            if self._unsent is None or self._batches != batches:
-                batches, moved_at = self._batches, now
-            if now - heard_at >= DEAD_SECONDS:
+            self._rates.look(now, self._bytes_sent, self._bytes_received)
+            actions = upkeep.act(now, self._heard_at, self._stuck_at)
+            if Action.DEAD in actions:
                 self._shut(TunnelClosed(f"the peer has been silent for {DEAD_SECONDS:.0f} s"))
-            elif now - moved_at >= STALL_SECONDS:
+            elif Action.STALLED in actions:
                 self._shut(TunnelClosed(f"the peer has read too little for {STALL_SECONDS:.0f} s"))
-            if now - rekeyed_at >= REKEY_SECONDS:
-                rekeyed_at, self._rekey_due = now, True
-            if now - pinged_at >= PING_SECONDS:
-                pinged_at = now
+            if Action.REKEY in actions:
+                self._rekey_due = True
+            if Action.PING in actions:
                 try:
                     self._ping()
                 except ProtocolViolation as error:
                     self._shut(TunnelClosed(str(error)))
-            self._wake_writer()
+            if actions:
+                self._wake_writer()

@@ -67,6 +67,14 @@ class GroupCommit:
         """
         entry = _Entry(operation, urgent=True)
         self._put(entry)
+        if self._inline:
+            # No thread to wait for: the caller commits what waits, its own operation last, and spares two switches.
+            while self._queue:
+                self._commit_here(self._pop_group())
+            await trio.lowlevel.checkpoint()
+            if entry.error is not None:
+                raise entry.error
+            return entry.value  # type: ignore[no-any-return]  # as below
         self._urgent.set()
         self._some.set()
         entry.task = trio.lowlevel.current_task()
@@ -114,22 +122,30 @@ class GroupCommit:
             if not self._urgent.is_set() and not self._closing:
                 with trio.move_on_after(LAZY_WRITE_S):
                     await self._urgent.wait()
-            group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_OPERATIONS_PER_COMMIT))]
+            group = self._pop_group()
             if not any(entry.urgent for entry in self._queue):
                 self._urgent = trio.Event()
             if not self._queue:
                 self._some = trio.Event()
-            if group:
+            if group and self._inline:
+                self._commit_here(group)
+            elif group:
                 await self._commit(group)
+
+    def _pop_group(self) -> list[_Entry]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_OPERATIONS_PER_COMMIT))]
 
     async def _commit(self, group: list[_Entry]) -> None:
         # Not cancellable half-way: a thread that goes on after us would race the next group for the connection.
         with trio.CancelScope(shield=True):
-            if self._inline:
-                _run_group(self._store, group)
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.to_thread.run_sync(_run_group, self._store, group, limiter=self._limiter)
+            await trio.to_thread.run_sync(_run_group, self._store, group, limiter=self._limiter)
+        self._committed(group)
+
+    def _commit_here(self, group: list[_Entry]) -> None:
+        _run_group(self._store, group)
+        self._committed(group)
+
+    def _committed(self, group: list[_Entry]) -> None:
         self.commits += 1
         self.operations += len(group)
         for entry in group:

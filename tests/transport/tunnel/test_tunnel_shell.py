@@ -40,7 +40,14 @@ from transport.tunnel import (
 )
 from transport.tunnel.addresses import budget_key
 from transport.tunnel.admission import HalfOpen
-from transport.tunnel.limits import DEAD_SECONDS, MAX_HALF_OPEN, MAX_SMALL, MAX_TUNNELS_PER_PEER, REKEY_SECONDS
+from transport.tunnel.limits import (
+    DEAD_SECONDS,
+    MAX_HALF_OPEN,
+    MAX_SMALL,
+    MAX_TUNNELS_PER_PEER,
+    PING_SECONDS,
+    REKEY_SECONDS,
+)
 
 PSK = sha256(b"psk").digest()
 
@@ -511,6 +518,18 @@ async def test_an_idle_tunnel_stays_up_and_is_rekeyed(autojump_clock: trio.testi
             await stream.send_message(b"after rekey")
             assert await stream.receive_message(100) == b"after rekey"
         assert mine.stats().rtt_ms is not None
+
+
+async def test_an_idle_tunnel_sends_two_pings_a_minute_and_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with in_memory() as (mine, theirs):
+        await trio.sleep(1)
+        before = mine.stats().bytes_sent + theirs.stats().bytes_sent
+        await trio.sleep(10 * PING_SECONDS)
+        sent = mine.stats().bytes_sent + theirs.stats().bytes_sent - before
+        one = 2 * (8 + 8 + 18)  # a ping and its pong, each a frame of 16 bytes in a record
+        assert 9 * one <= sent <= 11 * one
+        assert mine.closed is None
+        assert theirs.closed is None
 
 
 async def test_draining_refuses_new_streams_and_finishes_old_ones() -> None:
