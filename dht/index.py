@@ -42,7 +42,7 @@ class Source(StrEnum):
     """We asked the provider itself, having found it in the hash table."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Heard:
     """A record held, and how and when it came."""
 
@@ -139,7 +139,10 @@ class CapacityIndex:
         teller = heard.teller or heard.source.value
         self._all.put(peer, standing, record.issued_at, teller)
         for key in record.sold:
-            self._sellers.setdefault(key, Pool(self._max_per_model)).put(peer, standing, record.issued_at, teller)
+            sellers = self._sellers.get(key)
+            if sellers is None:
+                sellers = self._sellers[key] = Pool(self._max_per_model)
+            sellers.put(peer, standing, record.issued_at, teller)
 
     def _remove(self, peer: PeerId) -> None:
         gone = self._records.pop(peer, None)

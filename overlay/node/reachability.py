@@ -14,6 +14,9 @@ from typing import Any
 from transport.host.interface import EventKind, Host, Reach
 from transport.identity import PeerId
 
+_NEWS_S = 10.0
+"""Within so long after somebody came from outside, it is no news that another one did."""
+
 
 @dataclass
 class Reachability:
@@ -37,6 +40,8 @@ class Reachability:
 
     def came(self, peer: PeerId) -> None:
         """A peer has just connected, or been connected to."""
+        if self.outside_at is not None and self.clock() < self.outside_at + _NEWS_S:
+            return  # a provider meets clients by the hundred, and one tells what all of them do
         info = next((info for info in self.host.peers() if info.peer_id == peer), None)
         if info is None or not info.inbound:
             return

@@ -6,7 +6,8 @@ import heapq
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -35,12 +36,14 @@ from transport.host.limits import (
     BOOTSTRAP_ENOUGH,
     BOOTSTRAP_MAX_RETRY_S,
     BOOTSTRAP_RECHECK_S,
+    DIALLER_ENOUGH,
     DROPPED_PEER_S,
     EVENT_QUEUE,
     MAX_CONNECTIONS,
     MAX_DROPPED_PEERS,
     MAX_INBOUND_STREAMS,
     NEGOTIATE_S,
+    REJOIN_TRIES,
 )
 from transport.host.queues import NewsQueue
 from transport.identity import Identity, PeerId
@@ -439,7 +442,21 @@ class VirtualHost:
 
     def served(self, peer: PeerId) -> bool:
         """Whether the bootstrap ``peer`` is connected, or enough others are."""
-        return peer in self._links or len(self._links) >= BOOTSTRAP_ENOUGH
+        return peer in self._links or self._in_company
+
+    @property
+    def _in_company(self) -> bool:
+        return len(self._links) >= (BOOTSTRAP_ENOUGH if self._addrs else DIALLER_ENOUGH)
+
+    async def rejoin(self, addr: str) -> None:
+        """Find company again: first among those whom it met since it started, as the real host does by its peer store,
+        else at the bootstrap peer at ``addr``. Raises :class:`DialError`."""
+        for peer in list(islice(reversed(self._known), REJOIN_TRIES)):
+            if self._in_company:
+                return
+            with suppress(DialError):
+                await self._ensure_connected(peer, ())
+        await self.connect(addr)
 
     async def lost(self, peer: PeerId) -> None:
         """Wait until ``peer`` is not connected any more, and then for as long as the real host takes to notice; it

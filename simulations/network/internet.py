@@ -104,7 +104,7 @@ class VirtualNetwork:
             for peer, addr in targets:
                 tell = partial(host.tell_unreachable, peer, addr)
                 nursery.start_soon(
-                    keep_connected, partial(host.connect, addr), partial(host.served, peer), tell, jitter,
+                    keep_connected, partial(host.rejoin, addr), partial(host.served, peer), tell, jitter,
                     partial(host.lost, peer),
                 )  # fmt: skip
             try:

@@ -220,6 +220,10 @@ class MeanFieldGossip(VirtualGossip):
                     followed.ahead.add(publication.number)
                 self._hear(followed, publication)
 
+    def origins(self) -> list[PeerId]:
+        """Who has published anything in the topics that this host follows."""
+        return [origin for followed in self._follows.values() for origin in followed.topic.origins]
+
     def let_in_of(self, origin: PeerId) -> None:
         """The same of one origin."""
         if self._looking or not self._host.alive or not self._host.has_links:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import trio
 
-from dht.index import CapacityIndex, Heard, Provider
+from dht.index import CapacityIndex, Heard, Provider, Source, Verdict
 from dht.records import CapacityRecord, SignedRecord
 from simulations.network.meanfield import MeanFieldGossip
 from transport.identity import PeerId
+
+FEW = 16
+"""Records of a page up to which it is cheaper to look for the news of each provider than of all."""
 
 POPULATION_S = 120.0
 """How old the count of providers may be: whoever only counts them need not look at each one."""
@@ -46,10 +47,13 @@ class LateIndex(CapacityIndex):
         self._gossip.let_in()
         return super().models(now=now)
 
-    def pick(self, rng: Random) -> str:
-        """As :meth:`CapacityIndex.pick`."""
-        self._gossip.let_in()
-        return super().pick(rng)
+    def add(
+        self, signed: SignedRecord, now: float, source: Source = Source.GOSSIP, teller: PeerId | None = None
+    ) -> Verdict:
+        """As :meth:`CapacityIndex.add`: what a neighbour tells is no news if gossip has brought it."""
+        if source in (Source.NEIGHBOUR, Source.PROVIDER):
+            self._gossip.let_in_of(signed.peer_id)
+        return super().add(signed, now, source, teller)
 
     def settled(self) -> int:
         """As :meth:`CapacityIndex.settled`, of two minutes ago at most."""
@@ -59,6 +63,15 @@ class LateIndex(CapacityIndex):
         return super().settled()
 
     def page(self, after: str, limit: int, *, now: float) -> tuple[list[SignedRecord], bool]:
-        """As :meth:`CapacityIndex.page`."""
-        self._gossip.let_in()
-        return super().page(after, limit, now=now)
+        """As :meth:`CapacityIndex.page`. A sample of a few looks at the news of those few alone."""
+        if limit > FEW:
+            self._gossip.let_in()
+            return super().page(after, limit, now=now)
+        found: list[SignedRecord] = []
+        for peer in sorted(peer for peer in {*self._records, *self._gossip.origins()} if peer > after):
+            self._gossip.let_in_of(peer)
+            if (signed := self.standing(peer, now=now)) is not None:
+                if len(found) == limit:
+                    return found, True
+                found.append(signed)
+        return found, False

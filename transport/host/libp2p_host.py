@@ -50,6 +50,7 @@ from transport.host.interface import (
 from transport.host.limits import (
     BOOTSTRAP_ENOUGH,
     CLOSE_S,
+    DIALLER_ENOUGH,
     NEGOTIATE_S,
     REJOIN_PEERS,
     REJOIN_TRIES,
@@ -297,13 +298,17 @@ class Libp2pHost:
     async def _keep_bootstrap(self, peer: PeerId, addr: str) -> None:
         await keep_connected(
             partial(self.connect, addr),
-            lambda: self._connection(peer) is not None or len(self._up) >= BOOTSTRAP_ENOUGH,
+            lambda: self._connection(peer) is not None or len(self._up) >= self._enough(BOOTSTRAP_ENOUGH),
             partial(self._tell_unreachable, peer, addr),
             self._rng,
         )
 
+    def _enough(self, peers: int) -> int:
+        """With how many peers nobody else has to be dialled: ``peers``, or fewer if nobody can dial us."""
+        return peers if self.addrs else DIALLER_ENOUGH
+
     def _lonely(self) -> bool:
-        return len(self._up) < REJOIN_PEERS
+        return len(self._up) < self._enough(REJOIN_PEERS)
 
     def _acquaintances(self) -> list[PeerId]:
         known = self._book.candidates(self._clock())

@@ -271,6 +271,11 @@ BOOTSTRAP_ENOUGH = 4
 """Who has so many connections does not dial a bootstrap peer again that was lost: one that is full would close those
 that are idle, and ten thousand nodes would dial it again and again. Four are what a gossip mesh needs (D_lo)."""
 
+DIALLER_ENOUGH = 2
+"""The same, and REJOIN_PEERS, of a host that listens nowhere: nobody's mesh is thinner without it. Each of its
+connections is a place at a node that serves others, and 150 nodes of 192 inbound places have three for each of ten
+thousand such hosts: with four wanted, all would displace each other for ever."""
+
 BOOTSTRAP_STABLE_S = 60.0
 """A connection to a bootstrap peer that ended before this was as good as none: the back-off goes on."""
 
