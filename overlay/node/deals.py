@@ -151,9 +151,7 @@ class Deals:
         Raises :class:`~overlay.errors.CocoonError`.
         """
         key = (request.task, request.model)
-        self._begun[key] = self._begun.pop(key, 0) + 1
-        if len(self._begun) > MAX_DEALS:
-            self._begun.pop(next(iter(self._begun)))
+        self._count(key)
         deal = self._usable(key, request)
         if deal is not None and self._queues(deal):
             deal = await self._reshop(key, request, deal)
@@ -169,6 +167,11 @@ class Deals:
         deal.link = await self.links.get(deal.agreement.body, self._most(request, deal.agreement))
         deal.jobs += 1
         return deal
+
+    def _count(self, key: tuple[Task, str]) -> None:
+        self._begun[key] = self._begun.pop(key, 0) + 1
+        if len(self._begun) > MAX_DEALS:
+            self._begun.pop(next(iter(self._begun)))
 
     def running(self, peer: PeerId) -> dict[bytes, Waiting]:
         """The jobs that a provider has begun for us, by id: enter what begins."""
