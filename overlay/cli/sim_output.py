@@ -95,7 +95,9 @@ def tell_result(output: Output, result: RunResult, files: list[Path]) -> None:
         tell_policies(output, result)
     elif (ours := result.efficiency.get("ours")) is not None:
         lost = _most_lost(result.losses)
-        output.line(f"{_percent(ours)} of what a perfect market would have gained" + (f"; lost: {lost}" if lost else ""))
+        output.line(
+            f"{_percent(ours)} of what a perfect market would have gained" + (f"; lost: {lost}" if lost else "")
+        )
     output.line(
         f"{result.virtual_s:g} virtual seconds in {result.wall_s:.1f} s, {result.events} events, "
         f"digest {result.digest or 'unknown'}"

@@ -173,9 +173,11 @@ def world(bench: Bench) -> Row:
     found = {figures.policy: figures for figures in result.policies}
     ours = found["ours"].efficiency
     samples = [] if ours is None else [ours]
-    lead = [ours - (figures.efficiency or 0.0) for name, figures in found.items() if name != "ours" and ours is not None]
+    lead = [
+        ours - (figures.efficiency or 0.0) for name, figures in found.items() if name != "ours" and ours is not None
+    ]
     parts = [
-        row("ours", "ours", samples, "of 1", **{name: part for name, part in found["ours"].losses.items()}),
+        row("ours", "ours", samples, "of 1", lost=found["ours"].losses),
         *(row(name, name, [figures.efficiency or 0.0], "of 1", done=figures.done, asked=figures.asked)
           for name, figures in found.items() if name != "ours"),
         row("lead", "lead over the better baseline", [min(lead)] if lead else [], "of 1", at_least=0.0),

@@ -95,8 +95,8 @@ class Posted(Policy):
         node.deals = PostedDeals(node.deals, self, world)
 
     def rank(self, cost: int, load: Load, late: float) -> float | None:
-        """Of the machines that will do, the one where this is least is taken; ``None`` where it does not go. ``cost`` is
-        the job's, and ``late`` what its client's time until it is done is worth, both in nanoTON."""
+        """Of the machines that will do, the one where this is least is taken; ``None`` where it does not go. ``cost``
+        is the job's, and ``late`` what its client's time until it is done is worth, both in nanoTON."""
         return None if load.busy >= load.slots else self.likes(cost, load)
 
     def likes(self, cost: int, load: Load) -> float:
@@ -166,7 +166,7 @@ def policy(name: str) -> Policy:
 
 
 class PostedDeals(Deals):
-    """Chooses a provider anew for each job. An agreement, which fixes what is posted anyway, is kept while it stands."""
+    """Chooses a provider anew for each job. An agreement, which fixes what is posted, is kept while it stands."""
 
     def __init__(self, old: Deals, policy: Posted, world: World) -> None:
         super().__init__(

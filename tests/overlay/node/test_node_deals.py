@@ -32,9 +32,7 @@ class Directory:
     def __init__(self) -> None:
         self.index = CapacityIndex()
 
-    def hear(
-        self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25, wait_ms: int = 0
-    ) -> None:
+    def hear(self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25, wait_ms: int = 0) -> None:
         prices = {"prompt": price // 4, "completion": price}
         offer = Offer("chat", "m", "plain", prices, units_per_s=speed, queue_wait_ms=wait_ms)
         record = CapacityRecord("test", noise_key=b"k" * 32, offers=(offer,), seq=int(at * 1000) + 1, issued_at=int(at))

@@ -121,7 +121,7 @@ def test_what_is_missing_to_the_optimum_is_shown_by_cause_for_each_policy() -> N
     result = replace(RUN, efficiency={"ours": 0.97}, losses=lost)
     chart = losses(result, Frame.of(result))
     assert chart is not None
-    assert chart.summary.startswith("Of the optimum, this market lost most by: wait in a queue 2.0 %, machines idle 1.0 %")
+    assert "this market lost most by: wait in a queue 2.0 %, machines idle 1.0 %" in chart.summary
     assert chart.table.rows[0] == ("wait in a queue", "2.0 %")
     rows = (PolicyFigures("ours", "d", 100, 98, 1, 1, 0.97, lost), PolicyFigures("golem", "e", 100, 80, 0, 20, 0.78,
             {"no_room": 0.2, "queue": 0.02}, 10**9, 1.5, 9.0, 8e7, 0.6))  # fmt: skip
