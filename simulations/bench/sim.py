@@ -46,12 +46,12 @@ _TIMEOUT_S = 3600
 _OUTCOMES = (0, 1, 3)
 """Exit codes of a run that was made, whatever it showed."""
 
-_CROWD = ("providers.gaming=5", "providers.enthusiast=2", "providers.server=1", "clients.programs=12",
-          "clients.people=100")  # fmt: skip
-_LARGE = ("providers.gaming=10", "providers.enthusiast=4", "providers.server=1", "clients.programs=15",
-          "clients.people=470")  # fmt: skip
-_STEADY = ("providers.gaming PCs=3", "providers.workstations=1", "clients.bots=15")
-"""Groups of small populations, each with its number."""
+_CROWD = ("providers.gaming.count=5", "providers.enthusiast.count=2", "providers.server.count=1",
+          "clients.programs.count=12", "clients.people.count=100")  # fmt: skip
+_LARGE = ("providers.gaming.count=10", "providers.enthusiast.count=4", "providers.server.count=1",
+          "clients.programs.count=15", "clients.people.count=470")  # fmt: skip
+_STEADY = ("providers.gaming PCs.count=3", "providers.workstations.count=1", "clients.bots.count=15", "warmup_s=60")
+"""Settings of small runs."""
 
 
 @dataclass
@@ -74,13 +74,11 @@ class Bench:
         self.run_cocoon([*shown, "--no-report", "--out", str(out), "--json"], environ=environ)
         return load(out / "result.json"), _shown(shown)
 
-    def small(self, duration_s: float, population: Sequence[str]) -> list[str]:
+    def small(self, duration_s: float, settings: Sequence[str]) -> list[str]:
         """Arguments that make a run small, when it is to be quick."""
         if not self.quick:
             return []
-        counts = (group.rpartition("=") for group in population)
-        settings = [text for group, _, count in counts for text in ("--set", f"{group}.count={count}")]
-        return ["--duration", f"{duration_s:g}", *settings]
+        return ["--duration", f"{duration_s:g}", *(word for each in settings for word in ("--set", each))]
 
 
 def _shown(arguments: Iterable[str]) -> str:
@@ -168,7 +166,7 @@ def gains(bench: Bench) -> Row:
 
 def world(bench: Bench) -> Row:
     """Production's nodes in a whole world, and the baselines on the same demand."""
-    arguments = [*bench.small(360, _STEADY), *(["--set", "warmup_s=60"] if bench.quick else []), "--baseline", "all"]
+    arguments = [*bench.small(360, _STEADY), "--baseline", "all"]
     result, command = bench.simulate("steady", arguments)
     found = {figures.policy: figures for figures in result.policies}
     ours = found["ours"].efficiency
@@ -177,7 +175,7 @@ def world(bench: Bench) -> Row:
         ours - (figures.efficiency or 0.0) for name, figures in found.items() if name != "ours" and ours is not None
     ]
     parts = [
-        row("ours", "ours", samples, "of 1", **{name: part for name, part in found["ours"].losses.items()}),
+        row("ours", "ours", samples, "of 1", lost=found["ours"].losses),
         *(row(name, name, [figures.efficiency or 0.0], "of 1", done=figures.done, asked=figures.asked)
           for name, figures in found.items() if name != "ours"),
         row("lead", "lead over the better baseline", [min(lead)] if lead else [], "of 1", at_least=0.0),

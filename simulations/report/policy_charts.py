@@ -38,9 +38,10 @@ WORDS: Mapping[str, str] = {
 _EXPLAINED = (
     "Refused: too dear, everybody asked more than the client pays; no room, everybody was full or nobody was known. "
     "Waits are worth what their clients say a second is. Shared machine: slower than alone on it. Not the best "
-    "machine: slower or dearer than another that had time. Dearer owner: one who wants more for it than others. Worth less than others: done, although its machine's time "
-    "was worth more to somebody else. Machines idle: although others would have paid more than their time costs. "
-    "Before and after: machine time of jobs that are not counted."
+    "machine: slower or dearer than another that had time. Dearer owner: one who wants more for it than others. "
+    "Worth less than others: done, although its machine's time was worth more to somebody else. Machines idle: "
+    "although others would have paid more than their time costs. Before and after: machine time of jobs that are not "
+    "counted."
 )
 
 

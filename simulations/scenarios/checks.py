@@ -62,10 +62,8 @@ def _problems(scenario: Scenario, known: Registries) -> Problems:
         yield from _options(options.CLIENTS, client.behaviour, client.options, at, scenario)
         yield from _wanted(client.demand, f"{at}.demand", known)
         yield from _demand(client.demand, f"{at}.demand", scenario.duration_s)
-        sellers = sum(group.count for group in scenario.providers if client.demand.model in group.models)
-        if not 0 <= client.channels <= min(sellers, limits.MAX_CHANNELS):
-            most = f"from 0 to the {sellers} providers of {client.demand.model}, {limits.MAX_CHANNELS} at most"
-            yield f"{at}.channels", f"{most}, not {client.channels}"
+        if not 0 <= client.channels <= limits.MAX_CHANNELS:
+            yield f"{at}.channels", f"from 0 to {limits.MAX_CHANNELS}, not {client.channels}"
     yield from _trouble(scenario, known)
     yield from _expectations(scenario, known)
     yield from _bulk(scenario)

@@ -111,8 +111,8 @@ class ClientGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: str | None = None
     nat: str = "dial-only"
     channels: int = 0
-    """Providers, drawn among those of its model, to which each has a payment channel when it begins: as who has bought
-    for days. Opening them costs what it costs."""
+    """Providers, drawn among those of its model, to which each has a payment channel when it begins (all, if there are
+    fewer): as who has bought for days. Opening them costs what it costs."""
     config: dict[str, Any] = {}
     options: dict[str, Any] = {}
 

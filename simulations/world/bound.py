@@ -1,15 +1,15 @@
 """The most that any schedule of a run could be worth: the dual of a fluid assignment problem that knows the time.
 
 :mod:`simulations.market.optimum` derives it for a market that stays as it is. Here demand and machines come and go, so
-what is traded is time of a class of machines in one minute: a *place*. A job may go to any class that serves its model,
-in the minute in which it was asked for or one of the next (:data:`PATIENCE`), alone on its machine; it is worth the less
-the later that lets it end, and takes the machine's time that it would take with all slots busy. Jobs are divisible, so
-one that is done in a later minute is only known to end after that minute's beginning. The linear program
+what is traded is time of a class of machines in one minute: a *place*. A job may go to any class that serves its
+model, in the minute in which it was asked for or one of the next (:data:`PATIENCE`), alone on its machine; it is worth
+the less the later that lets it end, and takes the machine's time that it would take with all slots busy. Jobs are
+divisible, so one that is done in a later minute is only known to end after that minute's beginning. The linear program
 
     max  Σ worth_jo x_jo − Σ rate_s y_s    s.t.  Σ_o x_jo ≤ 1,   y_s ≤ capacity_s,   Σ_p seconds_jo x_jo ≤ Σ_p y_s
 
-where a seller s is one machine in one minute, with what its owner wants for a second at least, has, with a price λ_p for
-a second of each place, the dual
+where a seller s is one machine in one minute, with what its owner wants for a second at least, has, with a price λ_p
+for a second of each place, the dual
 
     g(λ) = Σ_j max(0, max_o worth_jo − λ_p(o) seconds_jo) + Σ_s capacity_s max(0, λ_p(s) − rate_s)
 
@@ -69,11 +69,11 @@ class Fluid:
         return float(self.best(prices)[0].sum() + (self.capacity_s * rent).sum())
 
     def offered_s(self, prices: Floats, blur: float) -> Floats:
-        """Seconds of each place that are on offer at these prices; who wants about as much as there is to be had, within
-        ``blur`` of it, offers a part."""
+        """Seconds of each place that are on offer at these prices; who wants about as much as there is to be had,
+        within ``blur`` of it, offers a part."""
         above = (prices[self.seller] / self.rate - 1) / blur
         willing = 1 / (1 + np.exp(-np.clip(above, -30.0, 30.0)))
-        return np.bincount(self.seller, weights=self.capacity_s * willing, minlength=self.places)
+        return _sums(self.seller, self.capacity_s * willing, self.places)
 
     def least_rates(self) -> Floats:
         """What the cheapest seller of each place wants, and of those without a seller, the dearest of all."""
@@ -91,7 +91,11 @@ class Fluid:
         scale = blur * np.maximum(1.0, self.worth.max(axis=1))
         likes = np.exp((gains - best[:, None]) / scale[:, None])
         likes /= (likes.sum(axis=1) + np.exp(-best / scale))[:, None]
-        return np.bincount(self.place.ravel(), weights=(likes * self.seconds).ravel(), minlength=len(prices))
+        return _sums(self.place.ravel(), (likes * self.seconds).ravel(), self.places)
+
+
+def _sums(places: Places, seconds: Floats, count: int) -> Floats:
+    return np.bincount(places, weights=seconds, minlength=count).astype(np.float64)
 
 
 @dataclass(frozen=True)

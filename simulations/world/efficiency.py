@@ -9,7 +9,8 @@ The optimum comes with prices λ for the time of each class of machine in each m
 the difference is due to (complementary slackness). With b_j what a job has of its best option at these prices, and a
 job that took S seconds of a machine and was late by its parts,
 
-    bound − gained = Σ_jobs [b_j − (worth − hurry · late − λ S)] + Σ_machines [capacity max(0, λ − rate) − used (λ − rate)]
+    bound − gained = Σ_jobs [b_j − (worth − hurry · late − λ S)]
+                     + Σ_machines [capacity max(0, λ − rate) − used (λ − rate)]
 
 Each bracket is at least 0: the first is what a job lost by going elsewhere, late or nowhere, the second time of
 machines that nobody used although it was worth more than its owner wants, and work of those whose owners want more.
@@ -18,7 +19,7 @@ machines that nobody used although it was worth more than its owner wants, and w
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -99,8 +100,8 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Used:
-    """Of a machine's time that a job took, in nanoTON: what its owner wants for it, what it was worth beyond that at the
-    optimum's prices, and how much less it was worth where that is less."""
+    """Of a machine's time that a job took, in nanoTON: what its owner wants for it, what it was worth beyond that at
+    the optimum's prices, and how much less it was worth where that is less."""
 
     cost: float
     rent: float
@@ -211,7 +212,7 @@ class _Account:
             float((seconds * span * np.maximum(0.0, self._prices[self._kind[number]] - self._rate[number])).sum())
             for number, seconds in self._capacity.items()
         )
-        lost: Counter[str] = Counter()
+        lost: defaultdict[str, float] = defaultdict(float)
         gained = earned = 0.0
         for number in counted:
             used = self._used(self.jobs[number])
@@ -246,11 +247,8 @@ class _Account:
         if work is None or job.provider is None:
             return _Used(0.0, 0.0, 0.0)
         number, what, begins_s, ends_s = work
-        takes, lasts, rate = (
-            _seconds(what, job.prompt, job.units),
-            max(1e-9, ends_s - begins_s),
-            self._rate[job.provider],
-        )
+        takes, rate = _seconds(what, job.prompt, job.units), self._rate[job.provider]
+        lasts = max(1e-9, ends_s - begins_s)
         cost = rent = dear = 0.0
         for minute, within in _minutes(begins_s, ends_s, self._minutes):
             seconds = takes * within / lasts * (1.0 if span is None else float(span[minute]))

@@ -8,6 +8,7 @@ nothing is ``None``: no job, no sample. Money is in nanoTON.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from compute.usage import UNITS_PER_PRICE
@@ -204,9 +205,6 @@ def _loss(cause: str) -> Measure:
     return lambda result, _group, _from, _to: result.losses.get(cause)
 
 
-ENDS = ("done", "failed", "refused")
-"""How a job may have ended, in the order of :class:`~simulations.results.PolicyFigures`."""
-
 MEASURES: Mapping[str, Measure] = {
     "jobs.asked": _asked,
     "jobs.done_share": _outcome("done"),
@@ -248,8 +246,9 @@ def figures(result: RunResult, policy: str) -> PolicyFigures:
     def measured(name: str) -> float | None:
         return MEASURES[name](result, "", result.warmup_s, math.inf)
 
+    ends = Counter(job.outcome for job in asked)
     return PolicyFigures(
-        policy, result.digest, len(asked), *(sum(job.outcome == end for job in asked) for end in ENDS),
+        policy, result.digest, len(asked), ends["done"], ends["failed"], ends["refused"],
         efficiency=result.efficiency.get(policy), losses=result.losses,
         gained_nanoton=None if found is None else round(found.gained_nanoton),
         first_token_p50=measured("first_token.p50"), first_token_p95=measured("first_token.p95"),

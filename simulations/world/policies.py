@@ -11,17 +11,19 @@ within two seconds, since neither system has any to each provider.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
+from compute.scheduler import Load
 from compute.tasks import Request
 from compute.usage import Prices
 from overlay.config import Config
 from overlay.errors import NoProvider, TooExpensive
 from overlay.market import Candidate, negotiate
+from overlay.market.selection import MAIN_UNIT
 from overlay.node.client import ClientNode
 from overlay.node.deals import Deal, Deals
 from simulations.scenarios.model import ChainPart, Scenario
@@ -63,9 +65,10 @@ class Policy:
 
 class Posted(Policy):
     """Prices that do not move: the provider's floor times ``margin``. A job goes to a machine with a free slot whose
-    price its client pays; there are no queues."""
+    price its client pays; there are no queues unless ``queue`` allows them."""
 
     margin = 1.0
+    queue = 0
 
     def scenario(self, scenario: Scenario) -> Scenario:
         """Payments are no trouble."""
@@ -80,7 +83,7 @@ class Posted(Policy):
             if unit != "cap_ratio"
         }
         price = msgspec.structs.replace(config.price, **changed, cap_ratio=1.0)
-        node = msgspec.structs.replace(config.node, queue_per_engine=0)
+        node = msgspec.structs.replace(config.node, queue_per_engine=self.queue)
         return msgspec.structs.replace(config, price=price, node=node)
 
     def price(self, floor: int) -> int:
@@ -91,8 +94,13 @@ class Posted(Policy):
         """Its jobs go where this policy says."""
         node.deals = PostedDeals(node.deals, self, world)
 
-    def rank(self, price: int, busy: int, slots: int) -> float:
-        """Of the machines that will do, the one where this is least is taken."""
+    def rank(self, cost: int, load: Load, late: float) -> float | None:
+        """Of the machines that will do, the one where this is least is taken; ``None`` where it does not go. ``cost``
+        is the job's, and ``late`` what its client's time until it is done is worth, both in nanoTON."""
+        return None if load.busy >= load.slots else self.likes(cost, load)
+
+    def likes(self, cost: int, load: Load) -> float:
+        """The same of a machine with a free slot."""
         raise NotImplementedError
 
 
@@ -112,9 +120,9 @@ class Cocoon(Posted):
         step = max(1.0, 2.0 ** math.floor(math.log2(wanted)) / COCOON_STEP)
         return round(math.ceil(wanted / step) * step)
 
-    def rank(self, price: int, busy: int, slots: int) -> float:
+    def likes(self, cost: int, load: Load) -> float:
         """The least loaded."""
-        return busy / slots
+        return load.busy / load.slots
 
 
 class Golem(Posted):
@@ -124,13 +132,28 @@ class Golem(Posted):
     name = "golem"
     margin = 1.6
 
-    def rank(self, price: int, busy: int, slots: int) -> float:
+    def likes(self, cost: int, load: Load) -> float:
         """The cheapest."""
-        return price
+        return cost
 
 
-POLICIES: Mapping[str, Callable[[], Policy]] = {OURS: Policy, "cocoon": Cocoon, "golem": Golem}
-"""By name. The margins of the baselines did best of 1.0 to 2.0 in ``steady`` and ``gpu-shortage``."""
+class Dispatcher(Posted):
+    """Nobody's system, but how far one gets who sees every machine at this moment, and not the future: a job goes to
+    where its cost and its time together are least, queues included. Everybody asks his floor, so that nothing keeps
+    jobs away that are worth less than others; where more is asked for than there is, it is no good."""
+
+    name = "dispatcher"
+    queue = 64
+
+    def rank(self, cost: int, load: Load, late: float) -> float | None:
+        """The least of both."""
+        return cost + late
+
+
+POLICIES: Mapping[str, Callable[[], Policy]] = {
+    OURS: Policy, "cocoon": Cocoon, "golem": Golem, "dispatcher": Dispatcher,
+}  # fmt: skip
+"""By name."""
 
 BASELINES = tuple(name for name in POLICIES if name != OURS)
 
@@ -143,7 +166,7 @@ def policy(name: str) -> Policy:
 
 
 class PostedDeals(Deals):
-    """Chooses a provider anew for each job. An agreement, which fixes what is posted anyway, is kept while it stands."""
+    """Chooses a provider anew for each job. An agreement, which fixes what is posted, is kept while it stands."""
 
     def __init__(self, old: Deals, policy: Posted, world: World) -> None:
         super().__init__(
@@ -191,13 +214,17 @@ class PostedDeals(Deals):
             if not policy.affords(prices):
                 best = prices
                 continue
-            busy, slots = _taken(machine, request)
-            if busy >= slots:
-                full += 1
+            load = _load(machine, request)
+            if load is None:
                 continue
-            cost = prices.cost_nanoton(want.usage)
-            rank = self._policy_of.rank(cost, busy, slots)
-            ranked.append((rank, machine.number, Candidate(peer, prices, 0, offer.units_per_s, record.host_addrs)))
+            found = Candidate(peer, prices, round(1000 * load.wait_s), offer.units_per_s, record.host_addrs)
+            seconds = found.seconds(found.wait_ms, want.usage.get(MAIN_UNIT[request.task]))
+            late = policy.value_of_time_nanoton_per_s * seconds
+            rank = self._policy_of.rank(prices.cost_nanoton(want.usage), load, late)
+            if rank is None:
+                full += 1
+            else:
+                ranked.append((rank, machine.number, found))
         if ranked:
             return min(ranked, key=lambda each: each[:2])[2]
         if known and not full:
@@ -215,11 +242,9 @@ class PostedDeals(Deals):
         return Deal(agreement, link, chosen.asks, ends_s, math.inf, now_s)
 
 
-def _taken(machine: ProviderPeer, request: Request) -> tuple[int, int]:
-    """Busy slots and all of them, as they are now; none of a machine that is off."""
-    node = machine.node
-    load = None if node is None else node.shop.loads().get((request.task, request.model))
-    return (0, 0) if load is None else (load.busy, load.slots)
+def _load(machine: ProviderPeer, request: Request) -> Load | None:
+    """How full it is now; ``None`` of a machine that is off."""
+    return None if machine.node is None else machine.node.shop.loads().get((request.task, request.model))
 
 
-__all__: Sequence[str] = ["BASELINES", "OURS", "POLICIES", "Cocoon", "Golem", "Policy", "Posted", "policy"]
+__all__ = ["BASELINES", "OURS", "POLICIES", "Cocoon", "Dispatcher", "Golem", "Policy", "Posted", "policy"]

@@ -11,6 +11,7 @@ from simulations.results import (
     Job,
     Mark,
     Market,
+    PolicyFigures,
     Provider,
     RunResult,
     Sample,
@@ -66,6 +67,11 @@ def synthetic(
             Mark("price settles within s", 38.0, True, at_most=45.0),
         ),
         efficiency={"cocoon": 0.58, "ours": 0.966, "golem": 0.781},
+        losses={"queue": 0.018, "sharing": 0.012, "idle": 0.005, "outside": -0.001},
+        policies=(
+            PolicyFigures("ours", "ab", 560, 540, 8, 12, 0.966, {"queue": 0.018, "sharing": 0.012, "idle": 0.005}),
+            PolicyFigures("golem", "cd", 560, 450, 8, 102, 0.781, {"no_room": 0.2, "sharing": 0.019}),
+        ),
         chain_fees_nanoton=1_234_567_890,
         warnings={"provider_silent": 14, "quote_late": 3},
     )

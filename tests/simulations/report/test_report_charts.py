@@ -11,7 +11,8 @@ from simulations.report.job_charts import distribution, error_table, outcome_tab
 from simulations.report.market_charts import efficiency, price
 from simulations.report.measures import differences, measures
 from simulations.report.money_charts import attackers, earnings
-from simulations.results import Happening, Job, Market, Provider, RunResult, Sample
+from simulations.report.policy_charts import losses, policy_table
+from simulations.results import Happening, Job, Market, PolicyFigures, Provider, RunResult, Sample
 
 RUN = RunResult("steady", "Steady", 1, "abc", 100.0, 100.0, True, "00", 10, warmup_s=10.0)
 
@@ -113,6 +114,26 @@ def test_efficiency_names_this_market_and_the_best_of_the_others() -> None:
     assert chart is not None
     assert chart.table.rows[0] == ("this market", "96.6 %")
     assert "golem, reached 78.0 %" in chart.summary
+
+
+def test_what_is_missing_to_the_optimum_is_shown_by_cause_for_each_policy() -> None:
+    lost = {"queue": 0.02, "idle": 0.01, "outside": 0.0}
+    result = replace(RUN, efficiency={"ours": 0.97}, losses=lost)
+    chart = losses(result, Frame.of(result))
+    assert chart is not None
+    assert "this market lost most by: wait in a queue 2.0 %, machines idle 1.0 %" in chart.summary
+    assert chart.table.rows[0] == ("wait in a queue", "2.0 %")
+    rows = (PolicyFigures("ours", "d", 100, 98, 1, 1, 0.97, lost), PolicyFigures("golem", "e", 100, 80, 0, 20, 0.78,
+            {"no_room": 0.2, "queue": 0.02}, 10**9, 1.5, 9.0, 8e7, 0.6))  # fmt: skip
+    both = replace(result, efficiency={"ours": 0.97, "golem": 0.78}, policies=rows)
+    chart = losses(both, Frame.of(both))
+    assert chart is not None
+    assert chart.table.columns == ("lost by", "this market", "golem")
+    assert chart.table.rows[0] == ("refused: no room", "0.0 %", "20.0 %")
+    assert policy_table(both).rows[1] == (
+        "golem", "78.0 %", "1 TON", "100", "80", "20", "0", "1.5 s", "9 s", "0.08 TON", "60.0 %",
+    )  # fmt: skip
+    assert losses(replace(RUN, losses={}), Frame.of(RUN)) is None
 
 
 def test_an_attack_that_paid_off_is_flagged(result: RunResult) -> None:

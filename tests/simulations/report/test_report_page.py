@@ -24,7 +24,8 @@ def test_the_page_has_every_part_of_a_report(page: str) -> None:
     for part in (
         "Demand doubles within a minute", "A thousand people", "Held: all 2 expectations met",
         "Price against utilisation: chat, llama-3-8b", "Price against utilisation: transcribe, whisper-large-v3",
-        "Allocative efficiency", "What a provider earns in an hour", "Time to first token", "How jobs ended",
+        "Allocative efficiency", "Where the rest of the optimum went", "The same demand under other policies",
+        "wait in a queue", "What a provider earns in an hour", "Time to first token", "How jobs ended",
         "Money at risk", "Traffic by protocol", "What attacks gained and cost", "sybil-cornering: 20 nodes join",
         "efficiency, steady", "provider_silent", "cocoon sim run flash-crowd --seed 1", "0123abcd",
     ):  # fmt: skip
@@ -35,7 +36,7 @@ def test_every_chart_has_a_title_words_and_a_table(page: str) -> None:
     root = read(page)
     ids = {node.attributes["id"]: node for node in root.all() if "id" in node.attributes}
     figures = root.all("figure")
-    assert len(figures) == 11
+    assert len(figures) == 12
     for figure in figures:
         (picture,) = figure.all("svg")
         assert picture.attributes["role"] == "img"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,8 +97,6 @@ def test_waiting_is_lost_by_where_it_was_waited() -> None:
 
 
 def _with(old: Job, **changes: Any) -> Job:
-    import msgspec
-
     return msgspec.structs.replace(old, **changes)
 
 
@@ -170,9 +170,11 @@ def test_a_handful_of_jobs_says_nothing() -> None:
 def test_no_assignment_is_worth_more_than_the_bound(data: st.DataObject) -> None:
     jobs, places = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
     numbers = st.floats(0.1, 10.0)
-    draw = lambda *shape: np.array(
-        data.draw(st.lists(numbers, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
-    ).reshape(shape)  # noqa: E501, E731
+
+    def draw(*shape: int) -> Any:
+        size = math.prod(shape)
+        return np.array(data.draw(st.lists(numbers, min_size=size, max_size=size))).reshape(shape)
+
     worth, seconds, rate, capacity = draw(jobs, places) * 10, draw(jobs, places), draw(places), draw(places)
     options = np.tile(np.arange(places), (jobs, 1))
     program = Fluid(worth, seconds, options, np.arange(places), capacity, rate, places)
