@@ -86,6 +86,11 @@ class ChannelClient:
         """Something may be due."""
         self._wake.set()
 
+    def ask(self) -> None:
+        """Have the provider show that it is there: something comes back on the payment stream."""
+        self.payer.ask()
+        self._wake.set()
+
     def cancel_job(self, job_id: bytes) -> None:
         """Ask the provider to stop a job; its stream still ends with a receipt."""
         self._outbox.append(Cancel(job_id))
@@ -313,7 +318,7 @@ class ChannelClient:
         channel could not write, or did not wait for. The machine outlives its tunnels, and nothing that it signed may
         leave on the next one before it is on the disk."""
         unwritten = self.payer.unwritten
-        if effects is not None:
+        if effects is not None and effects.writes:
             unwritten.append(effects)
         while unwritten:
             await self._ledger.run(unwritten[0].write)

@@ -14,7 +14,7 @@ import trio
 from overlay.jobs.book import AgreementBook
 from overlay.jobs.effects import Effects
 from overlay.jobs.errors import ErrorCode, Refused
-from overlay.jobs.limits import HELLO_S, MAX_CONTROL_BYTES, PAYMENT_S
+from overlay.jobs.limits import HELLO_S, MAX_CONTROL_BYTES
 from overlay.jobs.link import JobStream
 from overlay.jobs.messages import (
     Cancel,
@@ -28,6 +28,7 @@ from overlay.jobs.messages import (
     decode,
     encode,
 )
+from overlay.jobs.patience import Patience
 from overlay.jobs.payee import PayeeChannel, PayeeJob
 from overlay.jobs.payer import VerifyVoucher
 from overlay.jobs.receipt import SignedReceipt
@@ -78,6 +79,8 @@ class ChannelServer:
         self._sending = trio.Lock()
         self._credit = trio.Event()
         self._asked = False
+        self._patience = Patience()
+        self._window_nanoton = 0
         self._session: trio.CancelScope | None = None
         self._turn = trio.Lock()
 
@@ -111,14 +114,19 @@ class ChannelServer:
             await self._credit.wait()
 
     async def wait_for_credit(self, job: PayeeJob) -> None:
-        """Ask the client to pay, and wait until it did. Stops every job of the channel, and with it the caller, when
-        nothing comes within :data:`PAYMENT_S`."""
+        """Ask the client to pay, and wait until a higher voucher came. Stops every job of the channel, and with it the
+        caller, when the channel's :class:`Patience` is at its end."""
         if not self._asked:
             self._asked = True
             await self._send(Due())
-        with trio.move_on_after(PAYMENT_S):
-            await self._credit.wait()
-            return
+        self._window_nanoton = job.window_nanoton
+        until_s = self._patience.begin(trio.current_time())
+        try:
+            with trio.move_on_at(until_s):
+                await self._credit.wait()
+                return
+        finally:
+            self._patience.end(trio.current_time())
         if not self.payee.is_running(job):
             return
         self.payee.stop()
@@ -207,7 +215,12 @@ class ChannelServer:
     async def _take(self, effects: Effects) -> None:
         await self._write(effects)
         self.payee.paid(effects)
-        self._grant()
+        if effects.voucher is not None:
+            account = self.payee.account
+            self._patience.paid(
+                account.promised_nanoton, account.unpaid_nanoton, self._window_nanoton, trio.current_time()
+            )
+            self._grant()
 
     def _grant(self) -> None:
         self._asked = False

@@ -34,11 +34,14 @@ from overlay.jobs.errors import (
 )
 from overlay.jobs.limits import (
     ACCEPT_S,
+    ALIVE_FIRST_S,
+    ALIVE_S,
     JOB_ID_BYTES,
     MAX_CHANNELS_PER_TUNNEL,
     MAX_EVENTS_MESSAGE_BYTES,
     MAX_PART_BYTES,
     MAX_REQUEST_BYTES,
+    QUIET_S,
     SETTLE_S,
     SILENCE_S,
 )
@@ -257,18 +260,18 @@ class JobRun:
     async def _next(self) -> list[Event]:
         """What arrived, counted. May return nothing, when only a word from the protocol came."""
         stream = self._stream
-        patience = SILENCE_S if self._heard else ACCEPT_S
         try:
-            with trio.fail_after(patience):
+            received: list[bytes] | None = None
+            with trio.move_on_after(QUIET_S):
                 received = await stream.receive_messages(MAX_EVENTS_MESSAGE_BYTES)
+            if received is None:
+                received = await self._outlast()
             if not received:
                 raise ProviderGone("the provider ended the job without a word")
             events = self._read(received)
             if self._wants_agreement:
                 self._wants_agreement = False
                 await stream.send_messages([encode(AgreementSent(self._agreement.encode()))])
-        except trio.TooSlowError:
-            raise ProviderGone(f"the provider said nothing for {patience:.0f} s") from None
         except MessageTooLarge as error:
             raise ProtocolError(f"the provider sent too long a message: {error}") from error
         except TunnelError as error:
@@ -283,6 +286,22 @@ class JobRun:
                 self._channel.dispute(error)
                 raise
         return events
+
+    async def _outlast(self) -> list[bytes]:
+        """Nothing has come for :data:`QUIET_S`: wait on, as long as the provider shows that it is there."""
+        patience_s = SILENCE_S if self._heard else ACCEPT_S
+        end_s = trio.current_time() + patience_s - QUIET_S
+        tunnel = self._client.tunnel
+        while True:
+            heard = tunnel.stats().bytes_received
+            self._channel.ask()
+            alive_s = ALIVE_S if self.text_bytes or self.usage else ALIVE_FIRST_S
+            with trio.move_on_at(min(end_s, trio.current_time() + alive_s)):
+                return await self._stream.receive_messages(MAX_EVENTS_MESSAGE_BYTES)
+            if trio.current_time() >= end_s:
+                raise ProviderGone(f"the provider said nothing of the job for {patience_s:.0f} s")
+            if tunnel.stats().bytes_received == heard:
+                raise ProviderGone(f"the provider's machine has not answered for {QUIET_S + alive_s:.0f} s")
 
     def _read(self, received: list[bytes]) -> list[Event]:
         events: list[Event] = []

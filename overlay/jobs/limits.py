@@ -68,7 +68,10 @@ HELLO_S = 10.0
 """Each step of the exchange of views at the start of a payment stream."""
 
 PAYMENT_S = 10.0
-"""How long a provider with a full credit window waits for a voucher before it stops the channel's jobs."""
+"""How long jobs with a full credit window wait for vouchers before the channel's jobs are stopped, for each window that
+is paid. In money it is little beside the window: a slot that makes 40 tokens a second at 60 nanoTON each, the floor, stands still for 24,000
+nanoTON, while who never pays has had the window of 2,000,000 by then; to an honest client whose line is away for some
+seconds it is the difference between a pause and a lost answer."""
 
 ACCEPT_GRACE_S = 0.05
 """A job that has nothing to say yet is told that it is accepted after this long; before, the two leave together."""
@@ -78,6 +81,17 @@ ACCEPT_S = 15.0
 
 SILENCE_S = 120.0
 """How long a client waits between two messages of an accepted job: a queue of long prompts moves on within this."""
+
+QUIET_S = 5.0
+"""After so long without news of a job its client asks whether the provider is there: slow machines tell of their work every
+few seconds."""
+
+ALIVE_FIRST_S = 5.0
+"""How long the answer may take before the job's first events: a round trip and TCP's first few repetitions. Another
+provider can do the job."""
+
+ALIVE_S = 15.0
+"""The same after them, when what came would be lost: lines and machines that stand still for some seconds go on."""
 
 SETTLE_S = 10.0
 """How long a client that gave up a job reads on for its receipt before it resets the stream."""

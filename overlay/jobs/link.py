@@ -25,6 +25,14 @@ class JobStream(Protocol):
         """End our side in good order and let go."""
 
 
+class LinkStats(Protocol):
+    """What is asked of a tunnel's counters."""
+
+    @property
+    def bytes_received(self) -> int:
+        """On the wire, everything included: while it grows, the peer is there."""
+
+
 class JobTunnel(Protocol):
     """A tunnel to one authenticated peer."""
 
@@ -35,6 +43,9 @@ class JobTunnel(Protocol):
     @property
     def handshake_hash(self) -> bytes:
         """What names this tunnel: 32 bytes, the same on both sides."""
+
+    def stats(self) -> LinkStats:
+        """Its counters now."""
 
     def open_stream(self) -> Awaitable[Any]:
         """A new :class:`JobStream`."""

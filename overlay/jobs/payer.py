@@ -85,6 +85,7 @@ class PayerChannel:
         self._unanswered: deque[tuple[bytes, ...]] = deque()
         self._due = False
         self._asked = False
+        self._asking = False
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -163,6 +164,11 @@ class PayerChannel:
         if self.account.unpaid_nanoton > (0 if self._asked else nanoton):
             self._due = True
         return self._due
+
+    def ask(self) -> None:
+        """Have the provider answer on the payment stream, by a payment of nothing if there is nothing to pay."""
+        if not self._unanswered:
+            self._asking = True
 
     def pay_all(self) -> None:
         """Whatever is owed now is due, however little."""
@@ -262,8 +268,11 @@ class PayerChannel:
 
         Raises :class:`~overlay.settlement.ledger.OverLimit`, and nothing is signed, should more be open than a cap of
         the user's allows: jobs are held to it when they start, so only a cap that sank since can make that so."""
-        if self.disputed is not None or not (self._due or self._accepted):
+        if self.disputed is not None:
             return None
+        asking, self._asking = self._asking, False
+        if not (self._due or self._accepted):
+            return self._pay(None, None, ()) if asking else None
         for cap in self.caps:
             cap.check()
         self._due = False
@@ -280,10 +289,19 @@ class PayerChannel:
         signed = (self.head.index, countersign(self._identity, self.head.hash)) if receipts else None
         claims = tuple(claim for claim in self._claims.values() if claim.job_id not in self._claimed)
         self._claimed.update(claim.job_id for claim in claims)
-        if record is None and signed is None and not claims:
+        if record is None and signed is None and not claims and not asking:
             return None
+        return self._pay(record, signed, claims, receipts)
+
+    def _pay(
+        self,
+        record: VoucherRecord | None,
+        signed: tuple[int, bytes] | None,
+        claims: Sequence[Claim],
+        receipts: tuple[SignedReceipt, ...] = (),
+    ) -> Effects:
         index, signature = signed or (0, None)
-        message = Pay(_sent(record), index, signature, claims)
+        message = Pay(_sent(record), index, signature, tuple(claims))
         self._unanswered.append(tuple(claim.job_id for claim in claims))
         return Effects(self.channel, voucher=record, receipts=receipts, signed=signed, messages=(message,))
 
@@ -315,6 +333,7 @@ class PayerChannel:
             job.over()
         self._claimed.clear()
         self._unanswered.clear()
+        self._asking = False
         self.handshake_hash = handshake_hash
         return Hello(
             channel_ref,

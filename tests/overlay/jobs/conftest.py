@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -83,6 +84,7 @@ class MemoryStream:
         self.peer: MemoryStream
         self.sends = 0
         self.stuck = False
+        self.received = 0
 
     def _wake(self) -> None:
         self.news.set()
@@ -96,6 +98,7 @@ class MemoryStream:
             raise self.dead
         self.sends += 1
         self.peer.inbox.extend(bytes(message) for message in messages)
+        self.peer.received += sum(map(len, messages))
         self.peer._wake()
 
     async def receive_messages(self, max_bytes: int) -> list[bytes]:
@@ -149,6 +152,9 @@ class MemoryTunnel:
         self.peer.streams.append(theirs)
         self.peer._send.send_nowait(theirs)
         return mine
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(bytes_received=sum(stream.received for stream in self.streams))
 
     async def accept(self) -> MemoryStream:
         try:

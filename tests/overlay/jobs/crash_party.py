@@ -106,6 +106,9 @@ class Tunnel:
     async def open_stream(self) -> Stream:
         return Stream(await self.inner.open_stream(), self.points)
 
+    def stats(self) -> Any:
+        return self.inner.stats()
+
     async def accept(self) -> Stream:
         return Stream(await self.inner.accept(), self.points)
 

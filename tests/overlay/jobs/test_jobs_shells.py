@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 
 import pytest
@@ -12,6 +13,10 @@ from compute.tasks import TextDelta
 from compute.usage import Unit
 from overlay.errors import Busy, InvalidRequest, ProviderGone, Unfunded
 from overlay.jobs import AgreementEnded, ChannelUnusable, JobFailed
+from overlay.jobs.effects import Effects
+from overlay.jobs.limits import PAYMENT_S
+from overlay.jobs.messages import Pay, VoucherSent
+from overlay.settlement.ledger import VoucherRecord
 
 
 async def run_job(client, agreement, channel, request):
@@ -103,6 +108,46 @@ async def test_a_client_that_does_not_pay_gets_one_credit_window_at_most(world, 
         with pytest.raises(Unfunded):
             await run_job(client, agreement, channel, kit.chat("hello", 64))
         assert channel.payer.account.owed_nanoton <= 52
+
+
+@pytest.mark.parametrize("nanoton", [0, 1], ids=["nothing", "next to nothing"])
+async def test_a_client_that_pays_nothing_again_and_again_holds_its_slot_no_longer(
+    world, kit, jumping_clock, nanoton
+):
+    agreement = world.agreement(credit_window_nanoton=52)
+    await world.server.add_agreement(agreement)
+    near, _ = world.connect()
+    async with world.job_client(near) as client:
+        channel = await client.attach(await world.payer())
+        payer, seq, turns = channel.payer, itertools.count(1), []
+
+        def payment():
+            if not turns:
+                return None
+            record = turns.pop()
+            if nanoton:
+                number = next(seq)
+                payer.account.promise(number)
+                record = VoucherRecord(kit.CHANNEL, number, number, kit.sign_voucher(number, number))
+            sent = None if record is None else VoucherSent(record.seq, record.amount_nanoton, record.signature)
+            payer._unanswered.append(())
+            return Effects(kit.CHANNEL, voucher=record, messages=(Pay(sent, 0, None, ()),))
+
+        payer.payment = payment
+
+        async def pay_on():
+            while True:
+                await trio.sleep(4)
+                turns.append(None)
+                channel.pay_soon()
+
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pay_on)
+            with pytest.raises(Unfunded, match="voucher"):
+                await run_job(client, agreement, channel, kit.chat("hello", 64))
+            nursery.cancel_scope.cancel()
+        assert PAYMENT_S <= trio.current_time() - began_s < 2 * PAYMENT_S
 
 
 async def test_leaving_early_cancels_the_job_and_pays_for_what_came(world, kit):
