@@ -187,6 +187,14 @@ class CapacityIndex:
                         found.append((peer, record, offer))
         return found
 
+    def sample(self, task: str, model: str, count: int, rng: Random, *, now: float) -> list[Offer]:
+        """Offers of ``count`` sellers picked at random, with repetition; fewer where the one picked has none standing.
+        Costs no more in a large market than a look at the list of its sellers."""
+        sellers = list(self._sellers.get((task, model), ()))
+        picked = rng.choices(sellers, k=count) if sellers else []
+        records = [record for peer in picked if (record := self._live(peer, now)) is not None]
+        return [o for record in records for o in record.offers if o.task == task and o.model == model]
+
     def models(self, *, now: float) -> list[tuple[str, str]]:
         """Every (task, model) that somebody sells now, sorted."""
         return sorted(key for key, sellers in self._sellers.items() if any(self._live(peer, now) for peer in sellers))

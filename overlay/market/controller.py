@@ -1,21 +1,28 @@
 """How a provider finds its price: a damped integral controller on utilisation and queue, one per (task, model, tier).
 
-Once a second, with b = busy/slots + wait/10 s (docs/protocols/market.md derives and measures it):
+Once a second, with b = busy/slots + wait/10 s, B what b is in the market as far as it is told, and s from 0 to 1 how
+far B has left what is usual (:mod:`overlay.market.heard`; docs/protocols/market.md derives and measures it):
 
-    ln λ += 0.02 · clip((b − 1.3 + 3·(b − EWMA_8s(b))) / 0.5, −1, 1)       λ in [0.7·cost, cap]
-    ask   = clip(λ · exp(0.3·(b − 1.3)), cost, cap)                        b when the quote is asked for
+    ln λ += (0.007 + 0.015·s) · clip((b − 1.1 + 2.75·(b − EWMA_8s(b))) / 0.5, −1, 1)       λ in [0.7·cost, cap]
+    ask   = clip(λ · exp(0.3·(b − B) + 0.05·(B − 1.1) + 0.55·far(B − 1.1)), cost, cap)     b when the quote is asked for
+
+where far(x) is what of x lies beyond ±0.2.
+So the price moves where one's own load says, slowly while the market is quiet and quickly while it fills or empties;
+and a quote weighs one's own queue against the others', while the queue that all have weighs little until it is long.
 
 λ multiplies a base price vector, so one number steers all units. Floats steer; what leaves is integer nanoTON, never
-below the cost and never above the cap. Dropping the damping gains a provider 6 % at its neighbours' cost and makes the
-market swing: the damped form is what ships.
+below the cost and never above the cap. Dropping the damping gains a provider nothing and makes the market swing: the
+damped form is what ships.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from compute.usage import Prices
+from overlay.market.heard import MarketLoad
 
 QUEUE_SCALE_S = 10.0
 """A queue of this many seconds counts like a whole set of busy slots."""
@@ -25,13 +32,21 @@ QUEUE_SCALE_S = 10.0
 class Tuning:
     """How a controller reacts. The defaults are what ships; others serve to measure what they would gain."""
 
-    target: float = 1.3
-    """The load that leaves λ where it is: all slots busy and three seconds of queue."""
-    integral_gain: float = 0.02
-    damping_gain: float = 3.0
+    target: float = 1.1
+    """The load that leaves λ where it is: all slots busy and a second of queue."""
+    calm_gain: float = 0.007
+    """The most that ln λ moves in a second in a quiet market: what moves there is chance."""
+    stirred_gain: float = 0.022
+    """The same while the market fills or empties."""
+    damping_gain: float = 2.75
     error_scale: float = 0.5
     ewma_s: float = 8.0
-    proportional_gain: float = 0.3
+    own_gain: float = 0.3
+    """Of the load that one has beyond the others', at once: it spreads jobs over providers."""
+    common_gain: float = 0.05
+    far_from: float = 0.2
+    far_gain: float = 0.55
+    """Of the load that all have: little of what is within ``far_from`` of the target, more of what is beyond."""
 
 
 SHIPPED = Tuning()
@@ -72,6 +87,7 @@ class PriceController:
     """λ; it starts at the cost when not given."""
     tuning: Tuning = SHIPPED
     _average: float = field(default=0.0, init=False)
+    _market: MarketLoad | None = field(default=None, init=False)
     _last_s: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -89,26 +105,33 @@ class PriceController:
         """The cap as prices."""
         return self._scaled(self.cap)
 
-    def update(self, load: Load, now_s: float) -> None:
+    def update(self, load: Load, now_s: float, told: Sequence[float] = ()) -> None:
         """Take a step for the time since the last one (``now_s`` by any monotonic clock). Call it about once a second,
-        at a phase of one's own, so that providers do not move in step."""
+        at a phase of one's own, so that providers do not move in step. ``told`` are the pressures that some providers
+        of the same, picked at random, told last; without any, one's own is taken for the market's."""
         pressure = load.pressure
-        if self._last_s is None:
+        if self._last_s is None or self._market is None:
             self._last_s, self._average = now_s, pressure
+            self._market = MarketLoad.beginning(told, pressure)
             return
         step_s = _clip(now_s - self._last_s, 0.0, MAX_STEP_S)
         self._last_s = now_s
         tuning = self.tuning
+        self._market.hear(told, pressure, step_s)
         self._average += (1 - math.exp(-step_s / tuning.ewma_s)) * (pressure - self._average)
         error = pressure - tuning.target + tuning.damping_gain * (pressure - self._average)
-        self.level *= math.exp(step_s * tuning.integral_gain * _clip(error / tuning.error_scale, -1.0, 1.0))
+        gain = tuning.calm_gain + (tuning.stirred_gain - tuning.calm_gain) * self._market.stir(tuning.target)
+        self.level *= math.exp(step_s * gain * _clip(error / tuning.error_scale, -1.0, 1.0))
         self.level = _clip(self.level, 0.7 * self.cost, self.cap)
 
     def ask(self, load: Load) -> Prices:
         """The prices to quote under ``load``: integers between cost and cap."""
-        above = load.pressure - self.tuning.target
-        surcharge = math.exp(_clip(self.tuning.proportional_gain * above, -20.0, 20.0))
-        return self._scaled(_clip(self.level * surcharge, self.cost, self.cap))
+        tuning, pressure = self.tuning, load.pressure
+        common = self._market.now if self._market is not None else pressure
+        over = common - tuning.target
+        far = over - _clip(over, -tuning.far_from, tuning.far_from)
+        surcharge = tuning.own_gain * (pressure - common) + tuning.common_gain * over + tuning.far_gain * far
+        return self._scaled(_clip(self.level * math.exp(_clip(surcharge, -20.0, 20.0)), self.cost, self.cap))
 
     def _scaled(self, multiple: float) -> Prices:
         # Rounding is monotone, so an ask between cost and cap stays between them as integers.

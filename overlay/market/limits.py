@@ -117,3 +117,13 @@ MESSAGES_PER_SESSION = 3
 
 SESSION_IDLE_S = 12.0
 """The life of a quote and a little: a silent stream is closed."""
+
+# ---- what a provider hears of the others ---------------------------------------------------------------------------
+
+TOLD = 16
+"""Records looked at each second to learn how full the market is: the mean of those of a few seconds is within a tenth
+of the market's, and looking costs some tens of microseconds however large the market."""
+
+MAX_TOLD_PRESSURE = 2.0
+"""What one of them counts for at most: all slots busy and ten seconds of queue, after which everybody declines. So
+whoever owns a share of the records moves what is heard by no more than that share."""

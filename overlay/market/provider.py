@@ -99,18 +99,19 @@ class MarketServer:
 
 
 async def run_controllers(
-    controllers: Callable[[], Sequence[tuple[PriceController, Load]]],
+    controllers: Callable[[], Sequence[tuple[PriceController, Load, Sequence[float]]]],
     rng: Random,
     *,
     after_update: Callable[[], None] = lambda: None,
 ) -> None:
-    """Let every price take a step once a second, for ever. ``controllers`` gives each with its load at that moment;
-    ``after_update`` may announce prices that moved. Starts at a random phase, so that providers do not move in step."""
+    """Let every price take a step once a second, for ever. ``controllers`` gives each with its load at that moment and
+    the pressures that others told; ``after_update`` may announce prices that moved. Starts at a random phase, so that
+    providers do not move in step."""
     await trio.sleep(rng.random() * UPDATE_S)
     next_at = trio.current_time()
     while True:
-        for controller, load in controllers():
-            controller.update(load, trio.current_time())
+        for controller, load, told in controllers():
+            controller.update(load, trio.current_time(), told)
         after_update()
         # A late step is not made up for: the controller counts the time that passed.
         next_at = max(next_at + UPDATE_S, trio.current_time())

@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from compute.engines import Engine
+from compute.tasks import Task
 from dht import CapacityRecord, Directory, Offer, RecordError, check_size, offers_moved
 from overlay import channels
 from overlay.chain import Chain
@@ -28,6 +29,7 @@ from overlay.errors import CocoonError, ConfigError
 from overlay.events import EventLog, Observer
 from overlay.jobs import JobServer
 from overlay.market import Agreement, MarketServer, PaymentTerms, QuoteDesk, run_controllers
+from overlay.market.limits import TOLD
 from overlay.node import views
 from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.engines import make_engines
@@ -35,7 +37,7 @@ from overlay.node.hosting import tell_host_events
 from overlay.node.machine import Machine
 from overlay.node.reachability import Reachability
 from overlay.node.reaching import carry_tunnels
-from overlay.node.shop import Shop
+from overlay.node.shop import Shop, told_pressure
 from overlay.node.upkeep import JobTally, clean_ledger
 from overlay.settlement import ChannelTerms, Voucher
 from overlay.settlement.ledger import ChannelRecord, GroupCommit, Role
@@ -327,6 +329,12 @@ def _start_tasks(node: ProviderNode, nursery: trio.Nursery, machine: Machine) ->
     if node.handover is not None:
         nursery.start_soon(node.handover.run)
     rng = machine.rng
+
+    def told(task: Task, model: str) -> list[float]:
+        offers = node.directory.index.sample(task.value, model, TOLD, rng, now=node.clock())
+        return [told_pressure(offer) for offer in offers]
+
+    node.shop.told = told
 
     async def controllers() -> None:
         await run_controllers(node.shop.steps, rng, after_update=after_update)

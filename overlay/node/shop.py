@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compute.engines.base import Capability
@@ -29,12 +29,26 @@ def base_prices(section: PriceSection, task: Task) -> Prices:
     return Prices({unit: getattr(section, unit.value) for unit in UNITS[task]})
 
 
+Told = Callable[[Task, str], Sequence[float]]
+"""The pressures (:attr:`~overlay.market.Load.pressure`) that some providers of a model, picked at random, told last."""
+
+
+def told_pressure(offer: Offer) -> float:
+    """How full a provider says that it is."""
+    return Load(offer.busy, offer.slots, offer.queue_wait_ms / 1000).pressure
+
+
+def _nobody(task: Task, model: str) -> Sequence[float]:
+    return ()
+
+
 @dataclass
 class Shop:
-    """What is on offer, at which price, right now."""
+    """What is on offer, at which price, right now. ``told`` says what others tell of their load."""
 
     scheduler: Scheduler
     config: Config
+    told: Told = _nobody
     controllers: dict[tuple[Task, str], PriceController] = field(default_factory=dict)
     capabilities: dict[tuple[Task, str], Capability] = field(default_factory=dict)
     unfit: list[str] = field(default_factory=list)
@@ -60,10 +74,10 @@ class Shop:
         """How full the engines are."""
         return self.scheduler.load()
 
-    def steps(self) -> Sequence[tuple[PriceController, Load]]:
-        """Each price controller with the load it should react to."""
+    def steps(self) -> Sequence[tuple[PriceController, Load, Sequence[float]]]:
+        """Each price controller with the load it should react to, and what others of the model tell of theirs."""
         loads = self.loads()
-        return [(c, _market_load(loads[key])) for key, c in self.controllers.items() if key in loads]
+        return [(c, _market_load(loads[key]), self.told(*key)) for key, c in self.controllers.items() if key in loads]
 
     def catalog(self, task: Task, model: str, tier: Tier) -> Listing | Refusal:
         """The market's question: is this on offer, and for how much?"""

@@ -22,7 +22,9 @@ MARKUP = 1.1
 SOLO, CLIENTS = 3, 6
 """Providers and clients that deviate at once."""
 
-UNDAMPED = Tuning(target=1.5, damping_gain=0.0, proportional_gain=0.15)
+UNDAMPED = Tuning(
+    target=1.5, calm_gain=0.02, stirred_gain=0.02, damping_gain=0.0, own_gain=0.15, common_gain=0.15, far_gain=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ DEVIATIONS = (
     Deviation("understate", "tells the index of a quarter less load", "provider", Conduct(bias=-0.25)),
     Deviation("sybils", "appears as eight providers", "provider", change=lambda w, n: split(w, n, 8)),
     Deviation("undamped", "drops the damping of its price", "provider", Conduct(tuning=UNDAMPED)),
+    Deviation("deaf", "takes its own load for the market's", "provider", Conduct(deaf=True)),
     Deviation("corner", "owns the cheapest 20 % and asks 10 % more", "cheapest", Conduct(markup=MARKUP)),
     Deviation("cartel", "all servers (27 % of capacity) ask 10 % more", "class", Conduct(markup=MARKUP), row=False),
     Deviation("ask-16", "asks for 16 quotes instead of 8", "client", asks=16),

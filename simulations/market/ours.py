@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
+from compute.tasks import Task
 from compute.usage import Prices
+from dht.limits import SETTLED_AFTER_S
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Listing, Refusal, Want, limits, shortlist
 from overlay.market.negotiation import yielded
@@ -23,6 +25,7 @@ from overlay.market.selection import Bid, to_award, to_counter
 from overlay.node.client import MAX_TRIES
 from overlay.node.deals import RENEW_AT, crowded, with_setup
 from overlay.node.reputation import FAILED_FOR_S
+from overlay.node.shop import told_pressure
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
 from simulations.market.seller import HONEST, Conduct, Seller, phase
 from simulations.market.workload import Job
@@ -53,6 +56,15 @@ class Options:
     """How many quotes a client asks for, of clients that do not keep to the limit."""
     pretends: frozenset[int] = frozenset()
     """Clients that call every quote too dear."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A record in the index: a client's reading of it, until when it stands, how full it says that its provider is."""
+
+    candidate: Candidate
+    until_s: float
+    pressure: float
 
 
 @dataclass
@@ -112,10 +124,13 @@ class Ours(Policy):
         seed = floor.workload.seed
         conduct = self.options.conduct
         self._rng = Random(seed + 7_000_003)  # noqa: S311  # a model, no secret
-        self._sellers = [Seller(m, lambda: floor.now, conduct.get(m.provider.number, HONEST)) for m in floor.machines]
+        self._sellers = [
+            Seller(m, lambda: floor.now, self._told, conduct.get(m.provider.number, HONEST)) for m in floor.machines
+        ]
         self._number = {seller.peer: n for n, seller in enumerate(self._sellers)}
         self._clients: dict[int, Client] = {}
-        self._index: dict[PeerId, tuple[Candidate, float]] = {}
+        self._index: dict[PeerId, Known] = {}
+        self._known: list[Known] = []
         self._attempts: dict[int, int] = {}
         for seller in self._sellers:
             floor.at(phase(self._rng) * UPDATE_S, self._step, seller)
@@ -134,17 +149,25 @@ class Ours(Policy):
         self._floor.at(now + UPDATE_S, self._step, seller)
         if not seller.machine.up:
             return
-        news = seller.step(now)
-        if news is not None:
+        # Production counts those whose record was renewed for a while: here, all of them or none.
+        record = seller.step(now, len(self._index) if now >= SETTLED_AFTER_S else 0)
+        if record is not None:
             delay = NEWS_MEDIAN_S * math.exp(self._rng.gauss(0.0, NEWS_SPREAD))
-            self._floor.at(now + min(delay, 5.0), self._heard, news, seller.expires_at())
+            known = Known(seller.candidate(record), record.expires_at, told_pressure(record.offers[0]))
+            self._floor.at(now + min(delay, 5.0), self._heard, known)
 
-    def _heard(self, news: Candidate, expires_s: float, now: float) -> None:
-        self._index[news.provider] = (news, expires_s)
+    def _heard(self, known: Known, now: float) -> None:
+        self._index[known.candidate.provider] = known
+        self._known = list(self._index.values())
+
+    def _told(self, task: Task, model: str) -> list[float]:
+        """What a provider hears of some others: `CapacityIndex.sample`."""
+        picked = self._rng.choices(self._known, k=limits.TOLD) if self._known else []
+        return [known.pressure for known in picked if known.until_s > self._floor.now]
 
     def _candidates(self, client: Client, second_nanoton: int, now: float) -> list[Candidate]:
         client.failed = {peer: until for peer, until in client.failed.items() if until > now}
-        standing = [candidate for candidate, until in self._index.values() if until > now]
+        standing = [known.candidate for known in self._known if known.until_s > now]
         there = [c for c in standing if c.provider not in client.failed] or standing
         if not self.options.weighs:
             return there
@@ -185,8 +208,8 @@ class Ours(Policy):
         return client.deal if client.deal is not None and now < client.deal.ends_s else None
 
     def _crowded(self, deal: Deal, now: float) -> bool:
-        candidate, until = self._index.get(self._sellers[deal.provider].peer, (None, 0.0))
-        return candidate is not None and now < until and crowded(candidate.wait_ms)
+        known = self._index.get(self._sellers[deal.provider].peer)
+        return known is not None and now < known.until_s and crowded(known.candidate.wait_ms)
 
     def _stands(self, client: Client, deal: Deal | None, now: float) -> None:
         if deal is not None:

@@ -19,7 +19,7 @@ from dht.announcing import due_at
 from overlay.config import Config, NodeSection, PriceSection
 from overlay.market import Candidate, Listing, Refusal, Tier
 from overlay.market.controller import SHIPPED, Tuning
-from overlay.node.shop import Shop
+from overlay.node.shop import Shop, Told
 from simulations.market.floor import MODEL, QUEUE, TASK, UNIT, Machine
 from transport.identity import PeerId
 
@@ -27,11 +27,13 @@ from transport.identity import PeerId
 @dataclass(frozen=True)
 class Conduct:
     """How a provider behaves. ``markup`` multiplies what it asks and quotes, ``bias`` adds to the load that it tells
-    the index (1 is a whole set of busy slots), ``tuning`` is its controller's."""
+    the index (1 is a whole set of busy slots), ``tuning`` is its controller's; a ``deaf`` one ignores what others
+    tell."""
 
     markup: float = 1.0
     bias: float = 0.0
     tuning: Tuning = SHIPPED
+    deaf: bool = False
 
 
 HONEST = Conduct()
@@ -61,9 +63,10 @@ class _Engine(Scheduler):
 class Seller:
     """One provider."""
 
-    def __init__(self, machine: Machine, clock: Callable[[], float], conduct: Conduct = HONEST) -> None:
+    def __init__(self, machine: Machine, clock: Callable[[], float], told: Told, conduct: Conduct = HONEST) -> None:
         self.machine = machine
         self._clock = clock
+        self._told_by_others = told
         self.conduct = conduct
         self.peer = PeerId(f"provider-{machine.provider.number}")
         self._sent: CapacityRecord | None = None
@@ -74,7 +77,8 @@ class Seller:
         """A provider that comes back knows nothing of before: as the node does."""
         price = PriceSection(embedding=self.machine.provider.cost_nanoton_per_munit)
         config = Config(node=NodeSection(serve=[TASK.value], queue_per_engine=QUEUE), price=price)
-        self._shop = Shop(_Engine(self.machine, self._clock), config)
+        told: Told = (lambda task, model: ()) if self.conduct.deaf else self._told_by_others
+        self._shop = Shop(_Engine(self.machine, self._clock), config, told)
         for controller in self._shop.controllers.values():
             controller.tuning = self.conduct.tuning
         self._sent = None
@@ -92,20 +96,16 @@ class Seller:
         assert isinstance(found, Listing)
         return found.prices.per_million[UNIT]
 
-    def step(self, now: float) -> Candidate | None:
-        """A second has passed: the price takes a step. Returns what the index is to hear, when a record is due."""
-        for controller, load in self._shop.steps():
-            controller.update(load, now)
+    def step(self, now: float, providers: int) -> CapacityRecord | None:
+        """A second has passed: the price takes a step. Returns what the index is to hear, when a record is due to one
+        of so many ``providers`` that are there to stay."""
+        for controller, load, told in self._shop.steps():
+            controller.update(load, now, told)
         record = self._record(now)
-        if due_at(self._sent, self._sent_at, record) > now + 1e-9:
+        if due_at(self._sent, self._sent_at, record, providers) > now + 1e-9:
             return None
         self._sent, self._sent_at = record, now
-        return self.candidate(record)
-
-    def expires_at(self) -> float:
-        """When the record sent last no longer stands."""
-        assert self._sent is not None
-        return float(self._sent.expires_at)
+        return record
 
     def candidate(self, record: CapacityRecord) -> Candidate:
         """A client's reading of a record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 from hypothesis import settings
@@ -168,3 +169,13 @@ def test_judging_changes_nothing() -> None:
     newer = replace(first, record=replace(first.record, seq=2))
     assert index.judge(newer, 1000) is Verdict.NEWS
     assert index.judge(first, 1000) is Verdict.KNOWN
+
+
+def test_a_sample_is_of_standing_offers_of_the_model_and_reaches_every_seller() -> None:
+    index = CapacityIndex(max_records=100)
+    for peer in "abcd":
+        index.add(signed(peer, models=["m"] if peer != "d" else ["n"], ttl_s=10 if peer == "c" else 100), 1000)
+    offers = index.sample("chat", "m", 64, Random(1), now=1050)
+    assert {offer.model for offer in offers} == {"m"}
+    assert 20 < len(offers) < 60  # those picked whose record has expired are not replaced
+    assert index.sample("chat", "o", 64, Random(1), now=1050) == []

@@ -314,7 +314,9 @@ async def test_controllers_take_a_step_a_second_at_a_phase_of_their_own(autojump
     times = []
     with trio.move_on_after(10.5):
         await run_controllers(
-            lambda: [(controller, Load(4, 4, 8.0))], Random(3), after_update=lambda: times.append(trio.current_time())
+            lambda: [(controller, Load(4, 4, 8.0), ())],
+            Random(3),
+            after_update=lambda: times.append(trio.current_time()),
         )
     assert len(times) in (10, 11)
     assert {round(b - a, 6) for a, b in pairwise(times)} == {1.0}
