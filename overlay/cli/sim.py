@@ -89,7 +89,7 @@ def run(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run another way of finding prices on the same demand too: cocoon, golem or all; repeatable.",
+            help="Another way of finding prices on the same demand too: cocoon, golem, dispatcher or all; repeatable.",
             metavar="NAME",
         ),
     ] = None,

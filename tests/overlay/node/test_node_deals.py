@@ -163,3 +163,18 @@ async def test_kinds_of_jobs_that_nobody_sells_leave_nothing_behind(market):
     for number in range(3 * MAX_DEALS):
         deals._count((Task.CHAT, f"invented {number}"))
     assert len(deals._begun) <= MAX_DEALS
+
+
+async def test_while_the_chain_is_away_only_those_count_who_can_be_paid_without_it_as_far_as_there_are_any(market):
+    directory, deals = market
+    for number in (1, 2, 3):
+        directory.hear(number, 0.0)
+    rows = directory.index.providers("chat", "m", "plain", now=1.0)
+    payable = {identity(2).peer_id}
+    deals.links = SimpleNamespace(chain_is_away=True, without_chain=lambda peer, nanoton: peer in payable)
+    assert [peer for peer, _, _ in deals._payable(rows, REQUEST)] == [identity(2).peer_id]
+    payable.clear()
+    assert deals._payable(rows, REQUEST) == rows
+    payable.add(identity(2).peer_id)
+    deals.links.chain_is_away = False
+    assert deals._payable(rows, REQUEST) == rows
