@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
 from transport.identity import PeerId
 
 
@@ -93,8 +95,7 @@ class Reachability:
     """Whether we offer to relay for others."""
 
 
-@dataclass(frozen=True)
-class HostEvent:
+class HostEvent(msgspec.Struct, frozen=True):
     """Something that a user would want one line about."""
 
     kind: EventKind
