@@ -33,11 +33,12 @@ class _Group(NamedTuple):
 
 
 class _Queue:
-    """One group, the oldest first. Entries of members that have left it or were renewed are skipped when met."""
+    """One group, the oldest first: in order only once somebody had to go, since most pools are never full. Entries of
+    members that have left it or were renewed are skipped when met."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.heap: list[tuple[int, PeerId]] = []
+        self.heap: list[tuple[int, PeerId]] | None = None
 
 
 class Pool:
@@ -70,20 +71,31 @@ class Pool:
 
     def put(self, peer: PeerId, standing: Standing, issued_at: int, teller: str = "") -> None:
         """Add a provider, or note its new standing and the age of its record (Unix seconds), and who told of it."""
-        group = _Group(standing, teller if standing is Standing.NEWCOMER else "")
+        teller = teller if standing is Standing.NEWCOMER else ""
         held = self._members.get(peer)
-        if held is None or held[0] != group:
+        if held is not None and held[0].standing is standing and held[0].teller == teller:
+            group, before = held
+            if before == issued_at:
+                return
+        else:
+            group = _Group(standing, teller)
             self.drop(peer)
             self._counts[standing] += 1
             self._queues.setdefault(group, _Queue()).count += 1
-        elif held[1] == issued_at:
-            return
         self._members[peer] = (group, issued_at)
         queue = self._queues[group]
-        heappush(queue.heap, (issued_at, peer))
-        if len(queue.heap) > 2 * queue.count + 16:  # mostly of those who are gone or renewed
-            queue.heap = [entry for entry in set(queue.heap) if self._members.get(entry[1]) == (group, entry[0])]
-            heapify(queue.heap)
+        if queue.heap is not None:
+            heappush(queue.heap, (issued_at, peer))
+            if len(queue.heap) > 2 * queue.count + 16:  # mostly of those who are gone or renewed
+                queue.heap = [entry for entry in set(queue.heap) if self._members.get(entry[1]) == (group, entry[0])]
+                heapify(queue.heap)
+
+    def _order(self, group: _Group) -> list[tuple[int, PeerId]]:
+        """The members of a group that was not in order yet, the oldest at the top of a heap."""
+        heap = [(issued_at, peer) for peer, (other, issued_at) in self._members.items() if other == group]
+        heapify(heap)
+        self._queues[group].heap = heap
+        return heap
 
     def drop(self, peer: PeerId) -> None:
         """Remove a provider, if it is there."""
@@ -106,6 +118,8 @@ class Pool:
         groups = [group for group in self._queues if group.standing is standing]
         fullest = max(groups, key=lambda group: (self._queues[group].count, group.teller))
         heap = self._queues[fullest].heap
+        if heap is None:
+            heap = self._order(fullest)
         while self._members.get(heap[0][1]) != (fullest, heap[0][0]):
             heappop(heap)
         return heap[0][1]
