@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from itertools import islice
 from random import Random
+from typing import NamedTuple
 
 from dht.limits import MAX_DEALT_WITH, MAX_RECORDS, MAX_RECORDS_PER_MODEL, SETTLED_AFTER_S
 from dht.pool import Pool, Standing
-from dht.records import CapacityRecord, Offer, RecordError, SignedRecord, check_time, forget_at
+from dht.records import CapacityRecord, Offer, SignedRecord, forget_at, stands
 from transport.identity import PeerId
 
 Provider = tuple[PeerId, CapacityRecord, Offer]
@@ -42,8 +42,7 @@ class Source(StrEnum):
     """We asked the provider itself, having found it in the hash table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """A record held, and how and when it came."""
 
     signed: SignedRecord
@@ -95,9 +94,7 @@ class CapacityIndex:
 
     def judge(self, signed: SignedRecord, now: float) -> Verdict:
         """What :meth:`add` would say, changing nothing."""
-        try:
-            check_time(signed.record, now)
-        except RecordError:
+        if not stands(signed.record, now):
             return Verdict.STALE
         heard = self._records.get(signed.peer_id)
         if heard is None or heard.signed.record.seq < signed.record.seq:
@@ -136,7 +133,7 @@ class CapacityIndex:
         standing = Standing.SETTLED if heard.at - heard.first_at >= SETTLED_AFTER_S else Standing.NEWCOMER
         if peer in self._dealt_with or heard.source is Source.OWN:
             standing = Standing.DEALT_WITH
-        teller = heard.teller or heard.source.value
+        teller: str = heard.teller or heard.source.value
         self._all.put(peer, standing, record.issued_at, teller)
         for key in record.sold:
             sellers = self._sellers.get(key)

@@ -77,14 +77,15 @@ class Pool:
 
     def put(self, peer: PeerId, standing: Standing, issued_at: int, teller: str = "") -> None:
         """Add a provider, or note its new standing and the age of its record (Unix seconds), and who told of it."""
-        group = _Group(standing, teller if standing is Standing.NEWCOMER else "")
+        teller = teller if standing is Standing.NEWCOMER else ""
         held = self._members.get(peer)
-        if held is not None and held[0].group == group:
+        if held is not None and held[0].group.standing is standing and held[0].group.teller == teller:
             queue = held[0]
             if held[1] == issued_at:
                 return
         else:
             self.drop(peer)
+            group = _Group(standing, teller)
             self._counts[standing] += 1
             queue = self._queues.get(group) or self._queues.setdefault(group, _Queue(group))
             queue.count += 1
