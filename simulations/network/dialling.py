@@ -179,7 +179,7 @@ class Dial:
     def _finish(self, link: Link | None) -> None:
         """The answer is back."""
         if link is not None:
-            if self._cancelled or not self._host.alive:
+            if self._cancelled or not self._host.alive or not self._host.has_room():
                 link.close()
             else:
                 self._host.link(link)
