@@ -196,6 +196,9 @@ class Dial:
             if link is not None:
                 link.close()
             return
+        if link is not None and not self._host.has_room():
+            link.close()
+            link = None
         if link is not None:
             self._host.link(link)
             self._link = link

@@ -170,7 +170,7 @@ class VirtualHost:
     def accept(self, dialler: VirtualHost, round_trip_s: float, addr: str, seen_as: str) -> Link | None:
         """Both ends of the connection that a handshake of ``dialler`` made, the dialler's returned; None if one of us
         is full."""
-        if not (self._make_room() and dialler._make_room()):
+        if not (self.has_room() and dialler.has_room()):
             return None
         ours = Link(self.network, self, round_trip_s, seen_as, inbound=True)
         theirs = Link(self.network, dialler, round_trip_s, addr, inbound=False)
@@ -179,15 +179,16 @@ class VirtualHost:
 
     def stand(self, link: Link) -> None:
         """Our end of a connection that was dialled from elsewhere stands, unless we have stopped or filled up since."""
-        if self.alive and self._make_room():
+        if self.alive and self.has_room():
             self.link(link)
         elif self.alive or not self.crashed:
             link.close()
         else:
             link.remote.watch()
 
-    def _make_room(self) -> bool:
-        """Whether there is room for one connection more, after closing the idlest if need be."""
+    def has_room(self) -> bool:
+        """Whether there is room for one connection more, after closing the idlest if need be. Other dials may
+        have ended since it was asked last: it is asked again when a connection stands."""
         if len(self._links) < MAX_CONNECTIONS:
             return True
         idle = [link for link in self._links.values() if not link.streams and not link.grafted]

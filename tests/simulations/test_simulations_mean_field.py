@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import trio
 
+from dht import CapacityRecord, Offer, SignedRecord, Verdict
+from dht.index import Source
 from simulations.determinism import run_seeded
 from simulations.network import VirtualHost, VirtualNetwork
 from simulations.network.meanfield import MeanFieldGossip
+from simulations.world.index import LateIndex
 from transport.host import GossipMessage
 from transport.identity import Identity
 
@@ -146,5 +149,36 @@ def test_what_a_validator_refuses_goes_no_further() -> None:
         swarm.look(first)
         swarm.look(second)
         assert {host for host, _ in swarm.heard if host} == {1}
+
+    run(main)
+
+
+def test_who_tells_or_is_told_of_few_records_looks_at_the_news_of_those_few() -> None:
+    async def main(swarm: Swarm) -> None:
+        reader = await swarm.stack.enter_async_context(swarm.network.open(identity(1)))
+        assert isinstance(reader.gossip, MeanFieldGossip)
+        index, said = LateIndex(reader.gossip), {}
+
+        def hear(message: GossipMessage) -> bool:
+            return index.add(said[message.data], 1000.0) is Verdict.NEWS
+
+        await swarm.stack.enter_async_context(reader.subscribe(TOPIC, hear))
+        for number in range(2, 22):
+            host = await swarm.stack.enter_async_context(swarm.network.open(identity(number)))
+            await host.connect(reader.addrs[0])
+            record = CapacityRecord("sim", offers=(Offer("chat", "m", "plain", {"prompt": 1}),), issued_at=990, seq=1)
+            said[host.peer_id.encode()] = SignedRecord(host.peer_id, record, host.peer_id.encode())
+            await trio.sleep(1)
+            await host.publish(TOPIC, host.peer_id.encode())
+        await trio.sleep(2)
+        everybody = sorted(signed.peer_id for signed in said.values())
+        assert len(index) == 0, "nobody has looked"
+        last = next(signed for signed in said.values() if signed.peer_id == everybody[-1])
+        assert index.add(last, 1000.0, Source.NEIGHBOUR) is Verdict.KNOWN, "gossip had brought it before"
+        found, more = index.page("", 6, now=1000.0)
+        assert ([signed.peer_id for signed in found], more) == (everybody[:6], True)
+        assert len(index) == 8, "of the seventh it knows that there are more"
+        found, more = index.page("", 64, now=1000.0)
+        assert ([signed.peer_id for signed in found], more) == (everybody, False)
 
     run(main)

@@ -18,7 +18,13 @@ from simulations.network import REGIONS, Atlas, Nat, VirtualHost, VirtualNetwork
 from simulations.network.limits import CONNECT_ROUND_TRIPS, TICK_S
 from simulations.network.timeline import Timeline
 from transport.host import DialError, EventKind, HostStream, StreamError
-from transport.host.limits import GOSSIP_DEGREE_HIGH, GOSSIP_DEGREE_LOW, MAX_CONNECTIONS, WRITE_STALL_S
+from transport.host.limits import (
+    DIALLER_ENOUGH,
+    GOSSIP_DEGREE_HIGH,
+    GOSSIP_DEGREE_LOW,
+    MAX_CONNECTIONS,
+    WRITE_STALL_S,
+)
 from transport.identity import Identity
 
 ECHO = "/test/echo/1"
@@ -387,3 +393,56 @@ def test_the_facade_offers_what_it_names() -> None:
     names: Any = simulations.network.__all__
     assert len(names) == len(set(names))
     assert all(getattr(simulations.network, name) is not None for name in names)
+
+
+def test_a_host_that_dials_many_at_once_keeps_to_its_bound() -> None:
+    async def scenario(network: VirtualNetwork) -> None:
+        most = 0
+        async with network.open(identity(1)) as curious, trio.open_nursery() as nursery:
+
+            async def visit(addr: str) -> None:
+                nonlocal most
+                try:
+                    await curious.connect(addr)
+                except DialError:
+                    return
+                most = max(most, len(curious.peers()))
+
+            async def be_there(number: int) -> None:
+                async with network.open(identity(number)) as host:
+                    nursery.start_soon(visit, host.addrs[0])
+                    await trio.sleep_forever()
+
+            for number in range(2, MAX_CONNECTIONS + 60):
+                nursery.start_soon(be_there, number)
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+        assert MAX_CONNECTIONS - 60 < most <= MAX_CONNECTIONS
+
+    simulated(scenario)
+
+
+def test_who_was_closed_by_a_full_peer_finds_company_among_those_whom_it_met() -> None:
+    async def scenario(network: VirtualNetwork) -> None:
+        async with (
+            network.open(identity(1)) as popular,
+            network.open(identity(2)) as second,
+            network.open(identity(3)) as third,
+        ):
+            place = network.atlas.place(nat=Nat.DIAL_ONLY)
+            async with network.open(identity(4), place, bootstrap=popular.addrs[:1]) as client:
+                await trio.sleep(1)
+                for other in (second, third):
+                    await client.connect(other.addrs[0])
+                await trio.sleep(1)
+                for host in (popular, second, third):
+                    for link in host.links():
+                        link.close()
+                dials = network.dials
+                await trio.sleep(10)
+                assert len(client.peers()) == DIALLER_ENOUGH
+                assert popular.peers() == [], "it was full, and is left alone"
+                await trio.sleep(600)
+                assert network.dials == dials + DIALLER_ENOUGH
+
+    simulated(scenario)

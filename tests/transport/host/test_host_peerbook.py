@@ -16,6 +16,7 @@ from transport.host import EventKind, Libp2pHost
 from transport.host.limits import (
     CLAIMED_ADDR_S,
     CONFIRMED_ADDR_S,
+    DIALLER_ENOUGH,
     MAX_ADDR_FAILURES,
     MAX_CLAIMED_PEERS_PER_NETWORK,
     MAX_DIAL_ADDRS,
@@ -256,3 +257,15 @@ async def test_what_a_peer_says_of_itself_is_enough_to_find_it_again(new_host: A
                     await trio.sleep(0.01)
         async with new_host(identity=me, peerstore=path) as again:
             await heard(again, other.peer_id)
+
+
+async def test_a_host_that_nobody_can_dial_is_content_with_fewer_peers(new_host: Any, tmp_path: Path) -> None:
+    async with new_host() as other, new_host() as third, new_host() as server, new_host(listen=[]) as client:
+        assert DIALLER_ENOUGH == 2 < REJOIN_PEERS
+        for host in (server, client):
+            assert host._lonely()
+            for peer in (other, third):
+                await host.connect(peer.addrs[0])
+                await heard(host, peer.peer_id)
+        assert server._lonely()
+        assert not client._lonely()
