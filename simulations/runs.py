@@ -6,7 +6,6 @@ A directory holds ``scenario.toml`` (as it ran, settings included), ``result.jso
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterable
@@ -209,9 +208,14 @@ def keep(
         write(REPLAY, lambda path: replays.save(replay, path))
     write(RESULT, lambda path: results.save(result, path))
     if report:
-        write_report = importlib.import_module("simulations.report").write_report
+        from simulations.report import write_report  # the page's parts take half a second
+
         write(REPORT, lambda path: write_report(result, path, compare=compare))
     if pictures:
-        write_pictures = importlib.import_module("simulations.report").write_pictures
-        write(PICTURES, lambda path: write_pictures(result, path))
+        from simulations.report import write_pictures
+
+        def draw(path: Path) -> None:
+            write_pictures(result, path)
+
+        write(PICTURES, draw)
     return written

@@ -21,8 +21,8 @@ MAX_CHANNELS_PER_PEER = 8
 """Channels of one client that are open at once: one, a second while they change over, and room for lost data."""
 
 MAX_ANNOUNCED = 1024
-"""Channels that a client remembers to have announced, 100 bytes each; one that it forgot it announces again, which costs
-a round trip."""
+"""Channels that a client remembers to have announced, 100 bytes each; one that it forgot it announces again, which
+costs a round trip."""
 
 MAX_CHAIN_LOOKUPS_PER_PEER = 30
 LOOKUP_WINDOW_S = 60.0

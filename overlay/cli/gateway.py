@@ -34,7 +34,7 @@ def run(
     as_json: o.JsonOption = False,
 ) -> None:
     """Serve OpenAI's HTTP API (chat, completions, transcriptions, embeddings, models) until stopped."""
-    from overlay.node.client import run_gateway
+    from overlay.node.gateway import run_gateway
     from overlay.node.machine import LocalMachine
 
     setup = o.make_setup(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from simulations.explore.failures import Failure
     from simulations.explore.replays import Replay, Replayed
     from simulations.explore.searching import State
+    from simulations.report.progress import Progress
     from simulations.results import RunResult, Sample
     from simulations.scenarios.model import Scenario
 
@@ -28,11 +28,12 @@ class RunProgress:
     """The live picture of a run on standard error; silent with ``--json``."""
 
     def __init__(self, output: Output, scenario: Scenario, what: str = "") -> None:
-        self._shown: Any = None
+        self._shown: Progress | None = None
         if not output.as_json:
-            progress: Any = importlib.import_module("simulations.report.progress")
+            from simulations.report.progress import Progress
+
             title = f"{scenario.title}, {what}" if what else scenario.title
-            self._shown = progress.Progress(output.err, title, scenario.duration_s)
+            self._shown = Progress(output.err, title, scenario.duration_s)
         self._started = time.monotonic()
 
     def __enter__(self) -> RunProgress:

@@ -69,9 +69,9 @@ HELLO_S = 10.0
 
 PAYMENT_S = 10.0
 """How long jobs with a full credit window wait for vouchers before the channel's jobs are stopped, for each window that
-is paid. In money it is little beside the window: a slot that makes 40 tokens a second at 60 nanoTON each, the floor, stands still for 24,000
-nanoTON, while who never pays has had the window of 2,000,000 by then; to an honest client whose line is away for some
-seconds it is the difference between a pause and a lost answer."""
+is paid. In money it is little beside the window: a slot that makes 40 tokens a second at 60 nanoTON each, the floor,
+stands still for 24,000 nanoTON, while who never pays has had the window of 2,000,000 by then; to an honest client whose
+line is away for some seconds it is the difference between a pause and a lost answer."""
 
 ACCEPT_GRACE_S = 0.05
 """A job that has nothing to say yet is told that it is accepted after this long; before, the two leave together."""
@@ -83,8 +83,8 @@ SILENCE_S = 120.0
 """How long a client waits between two messages of an accepted job: a queue of long prompts moves on within this."""
 
 QUIET_S = 5.0
-"""After so long without news of a job its client asks whether the provider is there: slow machines tell of their work every
-few seconds."""
+"""After so long without news of a job its client asks whether the provider is there: slow machines tell of their work
+every few seconds."""
 
 ALIVE_FIRST_S = 5.0
 """How long the answer may take before the job's first events: a round trip and TCP's first few repetitions. Another

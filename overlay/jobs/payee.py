@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from compute.tasks import Event
-from compute.usage import NO_USAGE, Prices, Usage
+from compute.usage import NO_USAGE, Prices
 from overlay.jobs.effects import Effects
 from overlay.jobs.errors import ErrorCode, Refused
 from overlay.jobs.limits import (
@@ -27,12 +27,12 @@ from overlay.jobs.limits import (
 )
 from overlay.jobs.messages import Ack, Claim, Hello, Pay, PaymentMessage, Ready, Receipts, View, VoucherSent
 from overlay.jobs.metering import JobMeter, least
+from overlay.jobs.payee_books import PayeeBooks, head_of
 from overlay.jobs.payer import VerifyVoucher
-from overlay.jobs.receipt import Receipt, SignedReceipt, countersigned_by, sign_receipt
+from overlay.jobs.receipt import SignedReceipt
 from overlay.settlement.ledger import (
     Budget,
     ChainHead,
-    ChannelAccount,
     ChannelRecord,
     CreditLine,
     Hold,
@@ -67,9 +67,8 @@ class PayeeJob:
         self.hold = hold
 
 
-class PayeeChannel:
-    """See the module's docstring. ``signed_head`` is the last receipt that the client signed, ``unsigned`` those after
-    it, ``voucher`` the highest one: what the ledger holds."""
+class PayeeChannel(PayeeBooks):
+    """See the module's docstring. The books are as the ledger has them."""
 
     def __init__(
         self,
@@ -84,25 +83,12 @@ class PayeeChannel:
         fresh_job_id: Callable[[], bytes],
         credit: CreditLine | None = None,
     ) -> None:
-        self.channel = record.channel
+        super().__init__(record, signed_head, unsigned, voucher, identity=identity, verify_voucher=verify_voucher)
         self._credit = credit or CreditLine()
-        self.client = record.peer
         self.state = ChannelState.NEW
-        self.signed_head = signed_head
-        self.unsigned = list(unsigned)
-        self.head = signed_head if not unsigned else _head_of(unsigned[-1])
-        self.account = ChannelAccount(
-            record.deposit_nanoton,
-            owed_nanoton=self.head.cumulative_nanoton,
-            promised_nanoton=0 if voucher is None else voucher.amount_nanoton,
-        )
         self.written_off_nanoton = record.written_off_nanoton
-        self._identity = identity
-        self._verify_voucher = verify_voucher
         self._prices_of = prices_of
         self._fresh_job_id = fresh_job_id
-        self._voucher = voucher
-        self._handshake_hash = b""
         self._running: dict[bytes, PayeeJob] = {}
         self._lost: dict[bytes, PayeeJob] = {}
         self._hello: Hello | None = None
@@ -149,11 +135,6 @@ class PayeeChannel:
             )  # fmt: skip
         job = self._running[job_id] = PayeeJob(job_id, agreement_id, prices, window_nanoton, hold)
         return job
-
-    def top_up(self, deposit_nanoton: int) -> None:
-        """Note a larger deposit; a smaller one is older news."""
-        if deposit_nanoton > self.account.deposit_nanoton:
-            self.account.top_up(deposit_nanoton)
 
     def credit_nanoton(self, window_nanoton: int) -> int:
         """The credit window less what had to be written off, of which a share of what was paid is forgiven: whoever
@@ -254,24 +235,6 @@ class PayeeChannel:
         if not self._running:
             self._credit.keep(self.account.unpaid_nanoton, connected=True)
 
-    def _issue(self, job_id: bytes, agreement_id: bytes, usage: Usage, amount: int) -> SignedReceipt:
-        receipt = Receipt(
-            self.channel,
-            self.head.index + 1,
-            agreement_id,
-            self._handshake_hash,
-            job_id,
-            usage,
-            amount,
-            self.head.cumulative_nanoton + amount,
-            0 if self._voucher is None else self._voucher.seq,
-            self.head.hash,
-        )
-        signed = sign_receipt(self._identity, receipt)
-        self.head = _head_of(signed)
-        self.unsigned.append(signed)
-        return signed
-
     # -- payments ----------------------------------------------------------------------------------------------------
 
     def pay(self, message: Pay) -> Effects:
@@ -304,35 +267,6 @@ class PayeeChannel:
             if self.state is ChannelState.STOPPED and not self.account.unpaid_nanoton:
                 self.state = ChannelState.READY
             self._count_credit()
-
-    def _checked(self, sent: VoucherSent | None) -> VoucherRecord | None:
-        """The record of a voucher that is higher than ours, ``None`` for one that is not news."""
-        if sent is None:
-            return None
-        ours = self._voucher
-        if ours is not None and sent.seq <= ours.seq:
-            if sent.seq == ours.seq and sent.amount_nanoton != ours.amount_nanoton:
-                raise Refused(ErrorCode.PROTOCOL, "two sums for one voucher number")
-            return None
-        if sent.amount_nanoton < self.account.promised_nanoton or sent.amount_nanoton > self.account.deposit_nanoton:
-            raise Refused(ErrorCode.PROTOCOL, "a voucher sinks or exceeds the deposit")
-        if (
-            sent.seq == 0
-            or sent.amount_nanoton == 0
-            or not self._verify_voucher(sent.seq, sent.amount_nanoton, sent.signature)
-        ):
-            raise Refused(ErrorCode.PROTOCOL, "a voucher's signature does not verify")
-        return VoucherRecord(self.channel, sent.seq, sent.amount_nanoton, sent.signature)
-
-    def _sign_chain(self, index: int, signature: bytes) -> None:
-        count = index - self.signed_head.index
-        if count > len(self.unsigned):
-            raise Refused(ErrorCode.PROTOCOL, f"a signature under receipt {index}, which does not exist")
-        last = self.unsigned[count - 1]
-        if not countersigned_by(self.client, last.hash, signature):
-            raise Refused(ErrorCode.PROTOCOL, "the signature under the receipts does not verify")
-        self.signed_head = _head_of(last)
-        del self.unsigned[:count]
 
     def _settled(self, claims: Sequence[Claim]) -> Effects:
         """Receipts for lost jobs, each for no more than was sent and no more than is claimed. A claim for a job that
@@ -394,24 +328,7 @@ class PayeeChannel:
         assert self._hello is not None
         if not 0 < len(receipts) == self.behind <= MAX_RECEIPTS_PER_MESSAGE:
             raise Refused(ErrorCode.PROTOCOL, f"{self.behind} receipts are missing here, {len(receipts)} came")
-        head = self.head
-        for signed in receipts:
-            receipt = signed.receipt
-            if (
-                receipt.channel != self.channel
-                or receipt.index != head.index + 1
-                or receipt.prev_hash != head.hash
-                or receipt.cumulative_nanoton != head.cumulative_nanoton + receipt.amount_nanoton
-                or receipt.cumulative_nanoton > self.account.deposit_nanoton
-                or not signed.signed_by(self._identity.peer_id)
-            ):
-                raise Refused(ErrorCode.PROTOCOL, f"receipt {receipt.index} is not one that this provider issued")
-            head = _head_of(signed)
-        if head.hash != self._hello.head_hash:
-            raise Refused(ErrorCode.PROTOCOL, "the receipts do not end where the client's chain does")
-        self.account.settle(self.account.owed_nanoton + head.cumulative_nanoton - self.head.cumulative_nanoton)
-        self.head = head
-        self.unsigned += receipts
+        self._take_back(receipts, self._hello.head_hash)
         return Effects(self.channel, receipts=tuple(receipts))
 
     def reconcile(self) -> Effects:
@@ -425,7 +342,7 @@ class PayeeChannel:
         kept = hello.head_index - self.signed_head.index
         void = self.unsigned[kept:]
         del self.unsigned[kept:]
-        self.head = _head_of(self.unsigned[-1]) if self.unsigned else self.signed_head
+        self.head = head_of(self.unsigned[-1]) if self.unsigned else self.signed_head
         counted = {old.receipt.job_id: old.receipt.usage for old in void}
         for job in self._lost.values():
             counted[job.job_id] = job.meter.usage()
@@ -457,12 +374,3 @@ class PayeeChannel:
             written_off_nanoton=written_off,
             messages=(*messages, Ready()),
         )
-
-    def _hash_at(self, index: int) -> bytes:
-        if index == self.signed_head.index:
-            return self.signed_head.hash
-        return self.unsigned[index - self.signed_head.index - 1].hash
-
-
-def _head_of(signed: SignedReceipt) -> ChainHead:
-    return ChainHead(signed.receipt.index, signed.hash, signed.receipt.cumulative_nanoton)

@@ -8,8 +8,6 @@ delivered, its user is told instead.
 
 from __future__ import annotations
 
-import signal
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +18,8 @@ from typing import Any
 
 import trio
 
-from compute.tasks import ChatRequest, EmbedRequest, Event, Message, Request, Task, TaskError, TranscribeRequest
-from compute.usage import NO_USAGE, Prices, Usage
+from compute.tasks import ChatRequest, EmbedRequest, Message, Request, Task, TaskError, TranscribeRequest
+from compute.usage import Prices
 from dht import Directory
 from overlay.chain import Chain
 from overlay.channels import Payee, PayerDesk
@@ -37,18 +35,18 @@ from overlay.errors import (
     UnknownModel,
 )
 from overlay.events import EventLog, Observer
-from overlay.gateway import ModelInfo, serve_gateway
-from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, JobRun, ProtocolError
+from overlay.gateway import ModelInfo
+from overlay.jobs import AgreementBook, AgreementEnded, ChannelUnusable, ProtocolError
 from overlay.market import Buyer, Payer
-from overlay.market.selection import MAIN_UNIT
 from overlay.node import views
+from overlay.node.answers import odd
 from overlay.node.deals import Deal, Deals
 from overlay.node.discovery import Discovery, open_discovery
 from overlay.node.hosting import tell_host_events
 from overlay.node.links import Links
 from overlay.node.machine import Machine
-from overlay.node.reputation import Served
-from overlay.node.upkeep import Tally, clean_ledger
+from overlay.node.purchase import BoughtTally, ClientRun
+from overlay.node.upkeep import clean_ledger
 from overlay.settlement.ledger import ChannelStatus, GroupCommit, LedgerError, Role
 from overlay.subnet import Subnet
 from transport.host.interface import Host
@@ -68,97 +66,6 @@ FIRST_MODELS_S = 1.0
 
 QUOTE_PROMPT = "How much for an ordinary question?"
 QUOTE_AUDIO_MS = 10_000
-
-
-@dataclass
-class ClientRun:
-    """A running job, as the gateway and the command line see it: iterate for batches of events."""
-
-    run: JobRun
-    deal: Deal
-    model: str
-    task: Task
-    _first: Sequence[Event] | None
-    tries: int = 1
-    """Providers that it was offered to, the one that serves it among them."""
-    due_s: float = 0.0
-    """How long it was to wait, as its provider had announced."""
-    first_s: float = 0.0
-    """After which the first events came, since it was sent."""
-    waited_s: float = 0.0
-    """Spent waiting for events, the first ones included: what its reader does between them does not count."""
-    waits_since_s: float = inf
-    """Since when its reader has waited for what comes next, by trio's clock."""
-
-    @property
-    def provider(self) -> PeerId:
-        """Who serves it."""
-        return self.deal.link.peer
-
-    @property
-    def relayed(self) -> bool:
-        """Whether a third party carries the encrypted bytes."""
-        return self.deal.link.tunnel.relayed
-
-    @property
-    def prices(self) -> Prices:
-        """The agreed prices."""
-        return self.deal.agreement.body.prices
-
-    @property
-    def usage(self) -> Usage:
-        """What came so far."""
-        return self.run.usage
-
-    @property
-    def paid_nanoton(self) -> int:
-        """What that costs."""
-        return self.run.cost_nanoton
-
-    def __aiter__(self) -> ClientRun:
-        return self
-
-    async def __anext__(self) -> list[Event]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return list(first)
-        self.waits_since_s = since_s = trio.current_time()
-        try:
-            return list(await self.run.__anext__())
-        finally:
-            self.waits_since_s = inf
-            self.waited_s += trio.current_time() - since_s
-
-    def served(self) -> Served:
-        """What to remember of its provider."""
-        usage = self.run.usage
-        units = usage.get(MAIN_UNIT[self.task])
-        return Served(self.model, units, self.run.text_bytes, self.due_s, self.first_s, self.waited_s)
-
-
-class BoughtTally(Tally[ClientRun]):
-    """Jobs that this client bought."""
-
-    def _tell_one(self, ended: ClientRun) -> None:
-        ask = ended.deal.ask.cost_nanoton(ended.usage)
-        self._log.info(
-            "job_done", f"{ended.task} by …{ended.provider[-8:]}: {ended.paid_nanoton} nanoTON",
-            task=ended.task.value, model=ended.model, provider=ended.provider, units=ended.usage.to_wire(),
-            prices=ended.prices.to_wire(), ask_nanoton=ask, paid_nanoton=ended.paid_nanoton, relayed=ended.relayed,
-            jobs=1,
-        )  # fmt: skip
-
-    def _tell_many(self, ended: Sequence[ClientRun]) -> None:
-        usage: Usage = NO_USAGE
-        for run in ended:
-            usage += run.usage
-        paid = sum(run.paid_nanoton for run in ended)
-        tasks = ", ".join(f"{count} {task}" for task, count in Counter(run.task.value for run in ended).items())
-        providers = len({run.provider for run in ended})
-        self._log.info(
-            "job_done", f"{tasks} by {providers} provider{'s' if providers > 1 else ''}: {paid} nanoTON",
-            jobs=len(ended), units=usage.to_wire(), paid_nanoton=paid,
-        )  # fmt: skip
 
 
 class RunningJob:
@@ -181,7 +88,7 @@ class RunningJob:
         await self._run.run.__aexit__(kind, error, trace)
         if error is None:
             self._node.tally.add(self._run)
-            self._node.deals.served(self._request, self._run.deal, self._run.served())
+            self._node.judge(self._request, self._run)
         elif isinstance(error, ProviderGone | ProtocolError):
             # Its user is told, since something was delivered; whoever comes next is to fare better.
             self._node.deals.failed(self._request, self._run.deal, error)
@@ -288,6 +195,23 @@ class ClientNode:
             raise
         first_s = trio.current_time() - since_s
         return ClientRun(run, deal, body.model, request.task, first, tries, due_s, first_s, first_s)
+
+    def judge(self, request: Request, run: ClientRun) -> None:
+        """Remember how a job went that has ended, or was left."""
+        record = self.directory.index.get(run.provider, self.clock())
+        offers = record.offers if record is not None else ()
+        context = next((o.context for o in offers if (o.task, o.model) == (run.task, run.model)), 0)
+        wrong = odd(request, run.usage, things=run.things, reason=run.reason, context=context) if run.reason else None
+        if wrong is None:
+            self.deals.served(request, run.deal, run.served())
+            return
+        self.log.warning(
+            "odd_answer",
+            f"the answer of …{run.provider[-8:]} cannot be: {wrong}",
+            provider=run.provider,
+            model=run.model,
+        )
+        self.deals.failed(request, run.deal, ProviderGone(wrong))
 
     async def quotes(self, task: Task, model: str) -> list[dict[str, Any]]:
         """For `cocoon quote`: binding quotes, none accepted."""
@@ -481,46 +405,3 @@ async def open_client(
         finally:
             with trio.CancelScope(shield=True):
                 await links.settle_up()
-
-
-async def run_gateway(
-    config: Config, machine: Machine, subnet: Subnet, bootstrap: Sequence[str], observer: Observer, token: str | None
-) -> None:
-    """`cocoon gateway run`: until SIGINT or SIGTERM."""
-    async with AsyncExitStack() as stack:
-        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
-        client = await stack.enter_async_context(open_client(config, machine, subnet, bootstrap, observer))
-        stopping = trio.Event()
-        async with trio.open_nursery() as nursery:
-
-            async def serve(task_status: trio.TaskStatus[int]) -> None:
-                await serve_gateway(
-                    client, config.gateway.host, config.gateway.port, token=token, shutdown_trigger=stopping.wait,
-                    task_status=task_status,
-                )  # fmt: skip
-                nursery.cancel_scope.cancel()
-
-            port = await nursery.start(serve)
-            url = f"http://{config.gateway.host}:{port}"
-
-            async def where(_arguments: Mapping[str, Any]) -> Any:
-                return {"url": url, "token": token}
-
-            async def open_one(arguments: Mapping[str, Any]) -> Any:
-                return await client.open_channel(arguments["provider"], arguments.get("deposit_nanoton"))
-
-            commands = {
-                "wallet": client.wallet, "channels": client.list_channels, "settle": client.settle,
-                "exit": client.leave, "open": open_one, "gateway": where, "quote": client.quote,
-                "status": client.status, "peers": client.peers, "providers": client.providers,
-            }  # fmt: skip
-            async with machine.open_control(commands):
-                machine.settled()
-                client.log.info(
-                    "ready", f"ready: {url}/v1 speaks OpenAI's API (OPENAI_BASE_URL={url}/v1)",
-                    url=url, peer_id=client.identity.peer_id, wallet=client.chain.account.address, subnet=subnet.id,
-                )  # fmt: skip
-                async for _ in signals:
-                    client.log.info("draining", "stopping: running answers have a few seconds to finish")
-                    stopping.set()
-    client.log.info("stopped", "stopped; channels stay open for the next time")

@@ -35,9 +35,9 @@ SETTLE_UP_S = 10.0
 """How long leaving waits for the last voucher to be acknowledged."""
 
 MAX_UNSETTLED = 256
-"""Channels without a link of which more is known than is on the disk: jobs that were lost with it and wait to be claimed.
-Each takes some kilobytes. Beyond it the one of longest ago is as after a restart: what its provider cannot prove, it
-has given away; no money of ours is lost by it."""
+"""Channels without a link of which more is known than is on the disk: jobs that were lost with it and wait to be
+claimed. Each takes some kilobytes. Beyond it the one of longest ago is as after a restart: what its provider cannot
+prove, it has given away; no money of ours is lost by it."""
 
 LINK_IDLE_S = 120.0
 """A link that no job asked for in this long is closed: two agreements' time. Kept open, each would be pinged for years,
@@ -101,8 +101,8 @@ class Links:
     """Those that stand, and what is left of one until its task has ended."""
     _getting: KeyedLocks[PeerId] = field(default_factory=KeyedLocks)
     _machines: dict[str, PayerChannel] = field(default_factory=dict)
-    """One a channel, for as long as a link pays through it or it knows more than the ledger; of those that are in no use
-    the one of longest ago comes first."""
+    """One a channel, for as long as a link pays through it or it knows more than the ledger; of those that are in no
+    use the one of longest ago comes first."""
     _paying: Counter[str] = field(default_factory=Counter)
     """How many links hold a machine: two for a moment, when one follows another."""
     _chain_away_until: float = 0.0

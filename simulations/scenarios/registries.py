@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,32 +27,24 @@ class Registries:
     @classmethod
     def of_the_world(cls) -> Registries:
         """What :mod:`simulations.world` offers. Imports it, which takes a second."""
-        hardware, attackers = _module("hardware"), _module("attackers")
-        models: Mapping[str, Any] = getattr(hardware, "MODELS", {})
+        from simulations.world import attackers, demand, faults, hardware, measures  # it imports scenarios
+
         return cls(
-            hardware=getattr(hardware, "HARDWARE", None),
-            models={name: tuple(map(str, model.tasks)) for name, model in models.items()} or None,
-            fit=None if hardware is None else partial(_misfit, hardware),
-            client_tasks=getattr(_module("demand"), "TASKS", None),
-            provider_behaviours=getattr(attackers, "PROVIDERS", None),
-            client_behaviours=getattr(attackers, "CLIENTS", None),
-            attacks=getattr(attackers, "ATTACKS", None),
-            faults=getattr(_module("faults"), "FAULTS", None),
-            measures=getattr(_module("measures"), "MEASURES", None),
+            hardware=hardware.HARDWARE,
+            models={name: tuple(map(str, model.tasks)) for name, model in hardware.MODELS.items()},
+            fit=_misfit,
+            client_tasks=demand.TASKS,
+            provider_behaviours=attackers.PROVIDERS,
+            client_behaviours=attackers.CLIENTS,
+            attacks=attackers.ATTACKS,
+            faults=faults.FAULTS,
+            measures=measures.MEASURES,
         )
 
 
-def _module(name: str) -> Any:
-    """A module of the world, ``None`` where this program has none of that name."""
-    try:
-        return importlib.import_module(f"simulations.world.{name}")
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("simulations.world"):
-            raise
-        return None
+def _misfit(machine: str, model: str, slots: int | None) -> str | None:
+    from simulations.world import hardware
 
-
-def _misfit(hardware: Any, machine: str, model: str, slots: int | None) -> str | None:
     try:
         hardware.offering(machine, model, slots)
     except hardware.Unfit as error:

@@ -24,8 +24,8 @@ from transport.identity import PeerId
 
 
 class Dialler:
-    """Connects ``swarm`` to peers, through relays by ``circuit``. ``spawn`` starts a task of the host; ``now`` gives Unix
-    seconds, for the book."""
+    """Connects ``swarm`` to peers, through relays by ``circuit``. ``spawn`` starts a task of the host; ``now`` gives
+    Unix seconds, for the book."""
 
     def __init__(
         self,

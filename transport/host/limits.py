@@ -62,7 +62,7 @@ MAX_DIAL_ADDRS = 8
 """Addresses of one peer that one caller has tried: a record must not make us a port scanner."""
 
 MAX_RACE_ADDRS = 32
-"""Addresses tried in one dial that several callers share: four full lists. Whoever brings more begins another after it."""
+"""Addresses tried in one dial that several callers share: four full lists. Whoever brings more begins another."""
 
 DIAL_STAGGER_S = 0.25
 """Head start of each address over the next one (RFC 8305 §5)."""

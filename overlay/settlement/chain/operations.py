@@ -108,8 +108,8 @@ async def open_channel(account: WalletAccount, terms: ChannelTerms, deposit_nano
 async def finish_opening(
     account: WalletAccount, terms: ChannelTerms, deposit_nanoton: int, *, since_s: int
 ) -> ChannelState:
-    """The end of an :func:`open_channel` that began at ``since_s`` (the chain's Unix seconds) or later, and that a crash
-    or a failure cut off: wait for what became of it, or begin it anew if nothing ever left the wallet.
+    """The end of an :func:`open_channel` that began at ``since_s`` (the chain's Unix seconds) or later, and that a
+    crash or a failure cut off: wait for what became of it, or begin it anew if nothing ever left the wallet.
 
     The wallet's own history decides: a channel that is not there yet may be on its way, and a second deposit would
     only fill it up. Raises as :func:`open_channel` does.

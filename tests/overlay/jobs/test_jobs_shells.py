@@ -111,9 +111,7 @@ async def test_a_client_that_does_not_pay_gets_one_credit_window_at_most(world, 
 
 
 @pytest.mark.parametrize("nanoton", [0, 1], ids=["nothing", "next to nothing"])
-async def test_a_client_that_pays_nothing_again_and_again_holds_its_slot_no_longer(
-    world, kit, jumping_clock, nanoton
-):
+async def test_a_client_that_pays_nothing_again_and_again_holds_its_slot_no_longer(world, kit, jumping_clock, nanoton):
     agreement = world.agreement(credit_window_nanoton=52)
     await world.server.add_agreement(agreement)
     near, _ = world.connect()
@@ -189,7 +187,7 @@ async def test_a_job_that_delivers_nothing_costs_nothing(world, kit, jumping_clo
     near, _ = world.connect()
     async with world.job_client(near) as client:
         channel = await client.attach(await world.payer())
-        with pytest.raises(ProviderGone, match="said nothing for 120 s"):
+        with pytest.raises(ProviderGone, match="said nothing of the job for 120 s"):
             await run_job(client, agreement, channel, kit.chat())
         with trio.fail_after(100):
             await channel.settled()

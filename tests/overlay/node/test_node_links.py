@@ -42,9 +42,7 @@ async def test_a_channel_that_is_settled_is_forgotten_with_its_link() -> None:
     assert not shelf._paying
 
 
-@pytest.mark.parametrize(
-    "why", [{"quiet": False}, {"unwritten": True}], ids=["a lost job", "a voucher not on the disk"]
-)
+@pytest.mark.parametrize("why", [{"quiet": False}, {"unwritten": True}], ids=["a lost job", "an unwritten voucher"])
 async def test_what_the_ledger_does_not_know_is_there_for_the_next_link(why: dict[str, bool]) -> None:
     shelf = Shelf()
     one = machine(1, **why)
