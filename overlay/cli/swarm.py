@@ -34,7 +34,7 @@ def up(
     rate: Annotated[str | None, typer.Option(help="… each one's line, up and down, for example 20mbit.")] = None,
     nat: Annotated[int, typer.Option(help="… how many of them are behind a NAT.", metavar="K", min=0)] = 0,
     nat_kind: Annotated[
-        str, typer.Option("--nat-kind", help="… which: full-cone, symmetric, firewall.", metavar="KIND")
+        str, typer.Option("--nat-kind", help="… which: full-cone, restricted, symmetric, firewall.", metavar="KIND")
     ] = "symmetric",
     carrier: Annotated[
         str | None,

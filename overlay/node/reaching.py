@@ -14,12 +14,16 @@ from dht import CapacityRecord
 from overlay.errors import ProviderGone
 from overlay.node.reachability import scope_of
 from transport.host import HostError, HostStream
-from transport.host.interface import Host
+from transport.host.interface import EventKind, Host
 from transport.identity import PeerId
 from transport.tunnel import HostStreamLink, Tunnel, TunnelEndpoint, TunnelError, TunnelListener, connect, dial
 
 DIAL_S = 5.0
 """For one address: a provider behind a dead one has others."""
+
+UPGRADE_S = 1.0
+"""How long a new tunnel waits for a hole to be punched: the negotiation before it has taken longer than the exchange of
+that needs, so that it is all but done. In vain, it is the price of a link, once for many jobs."""
 
 _LOOPBACK = "/ip4/127."
 _IP4 = "/ip4/"
@@ -71,8 +75,24 @@ async def _dial(endpoint: TunnelEndpoint, addr: str, peer: PeerId, record: Capac
 async def _through(host: Host, endpoint: TunnelEndpoint, peer: PeerId, record: CapacityRecord) -> Tunnel:
     with trio.fail_after(DIAL_S):
         stream = await host.open_stream(peer, tunnel_protocol(endpoint.subnet), addrs=record.host_addrs)
+        if _relayed(host, peer) and await _upgraded(host, peer):
+            await stream.reset()
+            stream = await host.open_stream(peer, tunnel_protocol(endpoint.subnet))
         link = HostStreamLink(stream, relayed=_relayed(host, peer))
         return await connect(link, endpoint, peer, static_key=record.noise_key)
+
+
+async def _upgraded(host: Host, peer: PeerId) -> bool:
+    """Whether the circuit to ``peer`` becomes a direct connection in a moment. A tunnel stays where it was opened, and
+    one through a relay has its bounds."""
+    async with host.events() as events:
+        with trio.move_on_after(UPGRADE_S):
+            if not _relayed(host, peer):
+                return True
+            async for event in events:
+                if event.kind is EventKind.UPGRADED and event.peer_id == peer:
+                    return True
+    return False
 
 
 def _worth_dialling(host: Host, peer: PeerId, record: CapacityRecord) -> Sequence[str]:

@@ -2,13 +2,14 @@
 
 kind       mapping                                  lets in
 full-cone  one outside port for an inside port      anybody
+restricted one outside port for an inside port      remote ends that were dialled
 symmetric  one outside port for every remote end    the remote end that was dialled
 firewall   none: addresses stay what they are       the remote end that was dialled
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from simulations.netns.limits import (
@@ -29,8 +30,15 @@ class NatKind(StrEnum):
     """What stands between a node and the network."""
 
     FULL_CONE = "full-cone"
+    RESTRICTED = "restricted"
+    """What most home routers are: endpoint-independent mapping, address- and port-dependent filtering (RFC 4787 §5)."""
     SYMMETRIC = "symmetric"
     FIREWALL = "firewall"
+
+    @property
+    def is_cone(self) -> bool:
+        """Whether one outside port serves an inside port, whatever the remote end."""
+        return self in (NatKind.FULL_CONE, NatKind.RESTRICTED)
 
     @property
     def translates(self) -> bool:
@@ -47,6 +55,8 @@ class _Mapping:
     expires_s: float
     established: bool = False
     closing: bool = False
+    dialled: set[Endpoint] = field(default_factory=set)
+    """Of a restricted cone: the remote ends that are let in."""
 
 
 class Nat:
@@ -67,7 +77,7 @@ class Nat:
 
     def outbound(self, now_s: float, flow: Flow) -> Endpoint | None:
         """The source that others see for a packet of the inside; ``None`` when the table is full."""
-        remote = None if self.kind is NatKind.FULL_CONE else _remote(flow.protocol, flow.target)
+        remote = None if self.kind.is_cone else _remote(flow.protocol, flow.target)
         key = (flow.protocol, flow.source, remote)
         mapping = self._from_inside.get(key)
         if mapping is not None and mapping.expires_s <= now_s:
@@ -78,17 +88,25 @@ class Nat:
             if mapping is None:
                 self.refused += 1
                 return None
+        if self.kind is NatKind.RESTRICTED:
+            end = _remote(flow.protocol, flow.target)
+            if end not in mapping.dialled and len(mapping.dialled) >= self._max:
+                self.refused += 1
+                return None
+            mapping.dialled.add(end)
         self._used(mapping, now_s, flow, inbound=False)
         return mapping.outside
 
     def inbound(self, now_s: float, flow: Flow) -> Endpoint | None:
         """Whom inside a packet from outside is for; ``None`` when nobody let it in."""
-        remote = None if self.kind is NatKind.FULL_CONE else _remote(flow.protocol, flow.source)
+        remote = None if self.kind.is_cone else _remote(flow.protocol, flow.source)
         mapping = self._from_outside.get((flow.protocol, flow.target[1], remote))
         if mapping is None:
             return None
         if mapping.expires_s <= now_s:
             self._forget(mapping)
+            return None
+        if self.kind is NatKind.RESTRICTED and _remote(flow.protocol, flow.source) not in mapping.dialled:
             return None
         self._used(mapping, now_s, flow, inbound=True)
         return mapping.inside
@@ -109,7 +127,7 @@ class Nat:
         if self.kind is NatKind.FIREWALL:
             return own
         # A cone keeps the port where it is free (RFC 4787 §4.2.1); a symmetric NAT takes another for every remote end.
-        if self.kind is NatKind.FULL_CONE and (protocol, own, None) not in self._from_outside:
+        if self.kind.is_cone and (protocol, own, None) not in self._from_outside:
             return own
         while True:
             port = self._next_port
@@ -122,8 +140,8 @@ class Nat:
         mapping.established |= inbound
         mapping.closing |= flow.closing
         lifetime_s = _LIFETIME_S[mapping.protocol]
-        # A full cone's mapping serves other connections beside the one that is being closed.
-        ending = mapping.closing and self.kind is not NatKind.FULL_CONE
+        # A cone's mapping serves other connections beside the one that is being closed.
+        ending = mapping.closing and not self.kind.is_cone
         if mapping.protocol is Protocol.TCP and (ending or not mapping.established):
             lifetime_s = NAT_CLOSING_S
         mapping.expires_s = now_s + lifetime_s

@@ -46,7 +46,9 @@ class Dialler:
         self._refused_until: dict[PeerId, float] = {}
 
     def connection(self, peer: PeerId) -> Any | None:
-        """A connection to ``peer`` that stands, if there is one."""
+        """A connection to ``peer`` that stands, if there is one: a direct one before a circuit."""
+        if (direct := self.direct(peer)) is not None:
+            return direct
         for connection in self._swarm.connections.get(ID.from_string(peer), ()):
             if not connection.is_closed:
                 return connection

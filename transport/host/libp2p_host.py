@@ -209,7 +209,7 @@ class Libp2pHost:
             self._peer_id, self._swarm, self._transport, self._dialler, self._relays, self._rng,
             self._nursery.start_soon, self._feed.tell, self._open_on, self._serve_or_not,
             lambda: expand_all(self._listening), self._ports, lambda: self.addrs, explore, self._keep,
-            lambda connection: push_identify(self._host, self._open_on, connection),
+            lambda connection: push_identify(self._host, self._open_on, connection), self._accept, self._book.addrs,
         )  # fmt: skip
 
     def _keep(self, peer: PeerId, kept: bool) -> None:
@@ -275,7 +275,7 @@ class Libp2pHost:
     def peers(self) -> Sequence[PeerInfo]:
         """Who is connected now, one entry a peer."""
         found: dict[PeerId, PeerInfo] = {}
-        for connection in self._connections():
+        for connection in sorted(self._connections(), key=is_relayed):  # direct ones first
             peer = peer_of(connection)
             inbound = connection.direction == Direction.INBOUND
             found.setdefault(peer, PeerInfo(peer, addr_of(connection), inbound, is_relayed(connection)))
@@ -338,6 +338,7 @@ class Libp2pHost:
     async def _open_at_relay(self, relay: PeerId, protocol: str, addrs: list[str]) -> Libp2pStream:
         """A stream to a relay, over a direct connection: circuits are not stacked."""
         connection = await self._dialler.ensure(relay, [Multiaddr(addr) for addr in addrs])
+        self._nat.uses_relay(relay, addrs)
         if is_relayed(connection):
             raise StreamError(f"{relay} is itself reached through a relay")
         return await self._open_on(connection, relay, protocol)
@@ -441,14 +442,20 @@ class Libp2pHost:
         if not self._manager.opened(connection):
             return
         self._host._schedule_identify(connection.muxed_conn.peer_id, reason="connected")
+        if not is_relayed(connection):
+            self._nat.connected(peer)
         if peer not in self._up:
             self._up[peer] = addr_of(connection)
             self._feed.tell(HostEvent(EventKind.CONNECTED, peer, self._up[peer]))
+        elif "/p2p-circuit" in self._up[peer] and not is_relayed(connection):
+            self._up[peer] = addr_of(connection)
+            self._feed.tell(HostEvent(EventKind.UPGRADED, peer, self._up[peer]))
 
     def _on_identified(self, peer: ID) -> None:
         with suppress(NotInPeerStore):
             claims = dialable(str(addr) for addr in self._swarm.peerstore.addrs(peer))
             self._book.claimed(PeerId(str(peer)), claims, self._clock())
+            self._nat.identified(PeerId(str(peer)))
 
     def _on_disconnected(self, connection: Any) -> None:
         peer = peer_of(connection)

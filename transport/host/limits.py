@@ -259,6 +259,31 @@ AUTONAT_DIALS_AT_ONCE = 4
 AUTONAT_PER_ADDRESS, AUTONAT_IN_ALL, AUTONAT_WINDOW_S = 3, 30, 60.0
 """Questions answered in that time, from one IPv4 address or IPv6 /64 and in all (go-libp2p's numbers)."""
 
+# --- hole punching (DCUtR) ----------------------------------------------------------------------------------------
+PUNCH_ATTEMPTS = 3
+"""As the specification has it."""
+
+PUNCH_MAX_ADDRS = 4
+"""Addresses of a peer that are knocked at: what it is seen at by IPv4 and IPv6, and two of its own."""
+
+PUNCH_MAX_MESSAGE = 4096
+"""The specification's limit."""
+
+PUNCH_EXCHANGE_S, PUNCH_DIAL_S = 10.0, 5.0
+"""One exchange of messages through the relay; and how long both knock (go-libp2p's time for a dial)."""
+
+PUNCH_RETRY_S = 0.1
+"""Between two knocks at a router that refuses rather than drops."""
+
+PUNCH_MAX_ROUND_TRIP_S = 2.0
+"""A longer round trip is none that a dial can be timed by."""
+
+PUNCH_AT_ONCE, PUNCH_PER_PEER, PUNCH_IN_ALL, PUNCH_WINDOW_S = 4, 3, 20, 60.0
+"""Upgrades at the same time, and begun in that time with one peer and in all: what strangers can make us dial."""
+
+PUNCH_GRACE_S = 10.0
+"""How long a circuit stays beside the direct connection that replaced it, and is then looked at again."""
+
 # --- events and bootstrap -----------------------------------------------------------------------------------------
 EVENT_QUEUE = 128
 """Host events waiting for a slow reader; then the oldest goes."""

@@ -98,7 +98,7 @@ class ConnectionManager:
             record.origin,
             record.inbound,
             record.peer in self._tags or record.peer in mesh,
-            _streams_in_use(record.connection),
+            streams_in_use(record.connection),
             record.opened_at,
             record.used_at,
         )
@@ -109,7 +109,8 @@ class ConnectionManager:
         self._spawn(close_connection, connection, _TRIMMED)
 
 
-def _streams_in_use(connection: Any) -> int:
+def streams_in_use(connection: Any) -> int:
+    """Streams of our own protocols that are open: gossip, identify and ping make nobody busy."""
     count = 0
     for stream in connection.get_streams():
         protocol = stream.get_protocol()

@@ -39,6 +39,7 @@ from transport.host.limits import (
     WRITE_STALL_S,
 )
 from transport.host.pnet import NONCE_BYTES, XSalsa20
+from transport.host.shared_port import SharedPorts
 
 _HOST_PROTOCOLS = ("ip4", "ip6", "dns4", "dns6", "dns")
 
@@ -246,6 +247,7 @@ class TcpTransport(ITransport):  # type: ignore[misc]  # libp2p ships no types
     def __init__(self, nursery: trio.Nursery, psk: bytes | None) -> None:
         self._nursery = nursery
         self._psk = psk
+        self._ports = SharedPorts()
 
     def _start(self, stream: trio.SocketStream) -> TcpStream:
         wrapped = TcpStream(stream, self._psk)
@@ -261,9 +263,14 @@ class TcpTransport(ITransport):  # type: ignore[misc]  # libp2p ships no types
             raise OpenConnectionError(str(error)) from error
         return self._start(stream).raw(True)
 
+    async def dial_from_port(self, maddr: Multiaddr) -> TcpStream:
+        """The same from the port that we listen on, for either role. Raises ``OSError``."""
+        host, port = host_and_port(maddr)
+        return self._start(await self._ports.connect(host, port))
+
     def create_listener(self, handler_function: Callable[[Any], Awaitable[None]]) -> TcpListener:
         """A listener that gives each accepted connection to ``handler_function``."""
-        return TcpListener(self._nursery, self._start, handler_function)
+        return TcpListener(self._nursery, self._start, handler_function, self._ports)
 
     def can_dial(self, maddr: Multiaddr) -> bool:
         """Whether this is a plain TCP address."""
@@ -290,7 +297,9 @@ class TcpListener(IListener):  # type: ignore[misc]  # libp2p ships no types
         nursery: trio.Nursery,
         start: Callable[[trio.SocketStream], TcpStream],
         handler: Callable[[Any], Awaitable[None]],
+        ports: SharedPorts,
     ) -> None:
+        self._ports = ports
         self._nursery = nursery
         self._start = start
         self._handler = handler
@@ -302,6 +311,7 @@ class TcpListener(IListener):  # type: ignore[misc]  # libp2p ships no types
         host, port = host_and_port(maddr)
         listeners = await trio.open_tcp_listeners(port, host=host)
         for listener in listeners:
+            self._ports.listened_on(listener)
             name = listener.socket.getsockname()
             self._addrs.append(Multiaddr(f"/{'ip6' if ':' in name[0] else 'ip4'}/{name[0]}/tcp/{name[1]}"))
         self._nursery.start_soon(self._serve, listeners)

@@ -2,6 +2,7 @@
 
     AutoNAT ──▶ verdict ──▶ public:  tell the address at which others reached us; relay for others, if allowed
                         └─▶ private: withhold what nobody can dial; find relays
+    a circuit comes in ──▶ dial its other end, or punch a hole (DCUtR)
 
 Every part is off the path of ordinary connections: what fails here costs nothing but itself.
 """
@@ -28,6 +29,7 @@ from transport.host.interface import EventKind, HostError, HostEvent, Reach, Rea
 from transport.host.limits import IDENTIFY_PUSH_AFTER_S
 from transport.host.observed import observed_addr
 from transport.host.origins import origin_of
+from transport.host.punch import DCUTR, Puncher
 from transport.host.relay import Candidate, RelayClient, RelayFinder, RelayLimits, RelayService
 from transport.host.relay.messages import HOP, STOP
 from transport.host.streams import Libp2pStream
@@ -63,6 +65,8 @@ class NatOptions:
     """Look for relays when nobody can dial us."""
     relay: RelayLimits | None = None
     """What we offer to others while we are public; None for nothing."""
+    punch: bool = True
+    """Turn circuits into direct connections where routers allow it."""
     assume: Reach = Reach.UNKNOWN
     """The verdict, for who knows it; unknown: find out."""
     outside: Callable[[str], bool] = of_the_internet
@@ -74,7 +78,8 @@ class HostParts:
     """What :class:`Traversal` needs of its host. ``listening()`` are the addresses of our interfaces that are listened
     on; ``ports(family)`` those at which others may reach us. ``serve`` takes a handler, or None to serve no more.
     ``explore()`` connects to remembered peers; ``keep(peer, True)`` protects the connection to one of them from being
-    trimmed. ``push(connection)`` sends our identify to one peer."""
+    trimmed. ``push(connection)`` sends our identify to one peer;
+    ``accept(stream)`` authenticates a connection that came in; ``claims(peer)`` is where a peer says it listens."""
 
     peer_id: PeerId
     swarm: Any
@@ -92,6 +97,8 @@ class HostParts:
     explore: Callable[[], Awaitable[object]]
     keep: Callable[[PeerId, bool], None]
     push: Callable[[Any], Awaitable[None]]
+    accept: Callable[[Any], Awaitable[None]]
+    claims: Callable[[PeerId], Sequence[str]]
 
 
 class Traversal:
@@ -108,6 +115,10 @@ class Traversal:
             host.peer_id, self._servers, self._open_at, host.ports, lambda: self._knocks,
             lambda: tuple(host.listening()), self.noticed, host.rng,
         )  # fmt: skip
+        self._puncher = Puncher(
+            host.swarm, host.transport, host.dialler, host.open_on, host.accept, host.spawn, host.claims,
+            host.listening, options.outside,
+        )  # fmt: skip
         self._finder = RelayFinder(
             host.relays, self._wants_relays, self._candidates, host.explore, host.keep, self.noticed, host.rng
         )
@@ -118,6 +129,8 @@ class Traversal:
         host, options = self._host, self._options
         if options.probe:
             host.serve(AUTONAT, DialBackService(options.outside, self._dial_back).serve)
+        if options.punch:
+            host.serve(DCUTR, self._puncher.serve)
         if not host.listening():
             return
         if options.probe and options.assume is Reach.UNKNOWN:
@@ -145,6 +158,20 @@ class Traversal:
     def knocked(self, ip: str | None) -> None:
         """A connection is coming in from ``ip``."""
         self._knocks += ip is not None and self._options.outside(ip)
+
+    def uses_relay(self, relay: PeerId, addrs: Sequence[str]) -> None:
+        """A relay is asked to be one, for us or for a circuit of ours: holes will be punched with its help."""
+        if self._options.punch and addrs and self.verdict is not Reach.PUBLIC:
+            self._host.spawn(self._puncher.light, relay, Multiaddr(addrs[0]))
+
+    def identified(self, peer: PeerId) -> None:
+        """A peer has said who it is; if it came through a relay, it may be reached directly."""
+        if self._options.punch:
+            self._host.spawn(self._puncher.upgrade, peer)
+
+    def connected(self, peer: PeerId) -> None:
+        """A direct connection to ``peer`` stands."""
+        self._puncher.connected(peer)
 
     def amended(self, own: Sequence[Multiaddr]) -> list[Multiaddr]:
         """Our interfaces' addresses as others should hear of them: those at which somebody reached us come first, and
@@ -181,7 +208,7 @@ class Traversal:
 
     def _servers(self) -> list[Server]:
         return [
-            Server(peer, "ip6" if ":" in ip else "ip4", origin_of(ip).network)
+            Server(peer, "ip6" if ":" in ip else "ip4", origin_of(ip).network, ip not in self._puncher.beacon_ips())
             for peer, _, ip in self._direct()
             if self._speaks(peer, AUTONAT)
         ]
@@ -206,9 +233,11 @@ class Traversal:
 
     # --- relays -------------------------------------------------------------------------------------------------------
 
-    def _wants_relays(self) -> bool:
+    def _wants_relays(self) -> bool | None:
         # Most peers have IPv4: who is open to IPv6 alone needs a relay as well.
-        return self.verdict is Reach.PRIVATE or self._autonat.verdict("ip4") is Reach.PRIVATE
+        if Reach.PRIVATE in (self.verdict, self._autonat.verdict("ip4")):
+            return True
+        return False if self.verdict is Reach.PUBLIC else None
 
     def _candidates(self) -> list[Candidate]:
         return [

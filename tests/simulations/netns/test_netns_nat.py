@@ -39,7 +39,7 @@ def test_every_answer_comes_back_to_who_asked_and_outside_ports_tell_flows_apart
         assert nat.outbound(0.0, there) == source, "a flow keeps its port"
         assert nat.inbound(0.0, answer(there, source)) == there.source
         assert seen.setdefault((source[1], remote), there.source) == there.source
-    assert len(nat) == len({port if kind is NatKind.FULL_CONE else (port, remote) for port, remote in dials})
+    assert len(nat) == len({port if kind.is_cone else (port, remote) for port, remote in dials})
 
 
 @given(st.sampled_from(list(NatKind)), PORTS, REMOTES, PORTS)
@@ -51,7 +51,13 @@ def test_nobody_comes_in_where_nobody_went_out(kind, port, remote, inside_port):
 
 
 @pytest.mark.parametrize(
-    ("kind", "let_in"), [(NatKind.FULL_CONE, True), (NatKind.SYMMETRIC, False), (NatKind.FIREWALL, False)]
+    ("kind", "let_in"),
+    [
+        (NatKind.FULL_CONE, True),
+        (NatKind.RESTRICTED, False),
+        (NatKind.SYMMETRIC, False),
+        (NatKind.FIREWALL, False),
+    ],
 )
 def test_only_a_full_cone_lets_in_whom_the_inside_did_not_dial(kind, let_in):
     nat = Nat(kind, OUTSIDE)

@@ -36,6 +36,8 @@ class Server:
     peer: PeerId
     family: str
     network: str
+    may_confirm: bool = True
+    """Whether its dial would prove anything: not if our router lets it in for a connection of ours."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class AutonatClient:
         except (HostError, trio.TooSlowError) as error:
             log.debug("AutoNAT by %s: %s", server.peer, error or "no answer in time")
             return
-        if reached is not None:
+        if reached is False or (reached is not None and server.may_confirm):
             self.count(server, reached)
 
     async def _exchange(self, server: Server) -> Multiaddr | bool | None:

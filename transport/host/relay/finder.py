@@ -70,7 +70,8 @@ def choose(
 
 
 class RelayFinder:
-    """Keeps a place on :data:`RELAYS_WANTED` relays while ``wanted()``. Run :meth:`run` in a task.
+    """Keeps a place on :data:`RELAYS_WANTED` relays while ``wanted()``; when that is None, those that it has. Run
+    :meth:`run` in a task.
 
     ``candidates()`` are the connected peers that offer to relay; ``explore()`` connects to others for want of any;
     ``keep(relay, True)`` protects the connection to one, and False no more; ``changed()`` is told when a place is won
@@ -80,7 +81,7 @@ class RelayFinder:
     def __init__(
         self,
         client: RelayClient,
-        wanted: Callable[[], bool],
+        wanted: Callable[[], bool | None],
         candidates: Callable[[], Sequence[Candidate]],
         explore: Callable[[], Awaitable[object]],
         keep: Callable[[PeerId, bool], object],
@@ -103,8 +104,8 @@ class RelayFinder:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(RELAY_FIND_S * self._rng.uniform(0.75, 1.0))
-                if not self._wanted():
-                    for scope in self._holding.values():
+                if not (wanted := self._wanted()):
+                    for scope in self._holding.values() if wanted is False else ():
                         scope.cancel()
                     continue
                 held = {*self._holding, *self._client.relays()}
