@@ -14,6 +14,7 @@ but trust not to be passed over for strangers. Nothing is told to others: what n
 from __future__ import annotations
 
 import statistics
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -36,8 +37,8 @@ FORGET_S = 1800.0
 """Nothing is remembered for longer than this after the last job: hardware is replaced, and queues pass."""
 
 LATE_HALVES_S = 60.0
-"""What is remembered of unannounced waits halves in so long: a queue is gone in a minute or two, and who waited in it once
-would otherwise pass over a machine that stands idle for half an hour. Who never announces his queue is found out again."""
+"""What is remembered of unannounced waits halves in so long: a queue is gone in a minute or two, and who waited in it
+once would otherwise pass over a machine that stands idle for half an hour. Who never announces it is found out again."""
 
 LATE_TOLERANCE_S = 2.0
 """A first result so long after it was due is no lie: a prompt was read, a line was slow."""
@@ -110,7 +111,7 @@ class _Memory:
 
 def _faded(after_s: float) -> float:
     """What is left of an unannounced wait that was seen so long ago."""
-    return 0.5 ** (max(0.0, after_s) / LATE_HALVES_S)
+    return math.exp2(-max(0.0, after_s) / LATE_HALVES_S)
 
 
 class Reputation:
