@@ -13,8 +13,8 @@ but trust not to be passed over for strangers. Nothing is told to others: what n
 
 from __future__ import annotations
 
-import statistics
 import math
+import statistics
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ FORGET_S = 1800.0
 
 LATE_HALVES_S = 60.0
 """What is remembered of unannounced waits halves in so long: a queue is gone in a minute or two, and who waited in it
-once would otherwise pass over a machine that stands idle for half an hour. Who never announces it is found out again."""
+once would otherwise pass over a machine that stands idle for half an hour. Who never tells is found out again."""
 
 LATE_TOLERANCE_S = 2.0
 """A first result so long after it was due is no lie: a prompt was read, a line was slow."""
