@@ -26,7 +26,6 @@ from overlay.events import EventLog, prices_text
 from overlay.jobs import Overcharged
 from overlay.market import (
     Agreement,
-    AgreementBody,
     Buyer,
     Candidate,
     ClientPolicy,
@@ -80,11 +79,8 @@ LATER_OFFERS_S = 0.5
 """A client that has been up for a while knows the market: who is not there yet will not be in a moment."""
 
 RESHOP_S = 5.0
-"""A crowded provider is compared with others at most this often where none of them announces that it would do better: a
-busy market is busy everywhere, and asking costs messages."""
-
-RESHOP_SOON_S = 1.0
-"""And this often where one does, to whom a channel is open: providers' news are two seconds apart."""
+"""A crowded provider is compared with others at most this often: a busy market is busy everywhere, and asking costs
+messages."""
 
 MAX_DEALS = 256
 """Kinds of jobs with standing agreements: (task, model) pairs a client really uses."""
@@ -218,12 +214,13 @@ class Deals:
 
     def claimed_wait_s(self, deal: Deal) -> float:
         """What the provider announced last that a job would wait there."""
-        offer = self._announced(deal.agreement.body, deal.link.peer)
+        offer = self._announced(deal)
         return 0.0 if offer is None else offer.queue_wait_ms / 1000
 
-    def _announced(self, body: AgreementBody, peer: PeerId) -> Offer | None:
-        """What a provider announced last of what an agreement is about."""
-        record = self.directory.index.get(peer, self.clock())
+    def _announced(self, deal: Deal) -> Offer | None:
+        """What the provider announced last of what it was agreed to sell."""
+        body = deal.agreement.body
+        record = self.directory.index.get(deal.link.peer, self.clock())
         for offer in record.offers if record is not None else ():
             if offer.model == body.model and offer.task == body.task:
                 return offer
@@ -257,9 +254,9 @@ class Deals:
 
     def _queues(self, deal: Deal) -> bool:
         """Whether the provider announces that a job would wait: an offer that was the best may not be any more."""
-        if trio.current_time() < deal.shopped_at + RESHOP_SOON_S:
+        if trio.current_time() < deal.shopped_at + RESHOP_S:
             return False
-        offer = self._announced(deal.agreement.body, deal.link.peer)
+        offer = self._announced(deal)
         return offer is not None and crowded(offer.queue_wait_ms)
 
     async def _reshop(self, key: tuple[Task, str], request: Request, deal: Deal) -> Deal:
@@ -268,15 +265,11 @@ class Deals:
             other = self._usable(key, request)
             if other is not None and other is not deal:
                 return other
-            paid = await self.links.paid()
-            others = sorted(paid - {deal.link.peer})
-            soon = others and self._is_beaten(request, deal, others)
-            if not soon and trio.current_time() < deal.shopped_at + RESHOP_S:
-                return deal
             for standing in self._deals.get(key, {}).values():
                 standing.shopped_at = trio.current_time()
             deal.shopped_at = trio.current_time()
-            if not others:
+            paid = await self.links.paid()
+            if not paid - {deal.link.peer}:
                 # The others cost a channel, which takes longer than most queues: see to that beside the work.
                 if not deal.renewing:
                     deal.renewing = True
@@ -307,26 +300,11 @@ class Deals:
 
     def _score(self, want: Want, deal: Deal) -> float:
         """What a job would cost now under the agreement, in money and time."""
-        body = deal.agreement.body
-        return self._cost(want, body.provider, body.prices, self._announced(body, deal.link.peer))
-
-    def _cost(self, want: Want, peer: PeerId, prices: Prices, offer: Offer | None) -> float:
-        """What a job would cost a client at these prices, by what its provider announced."""
+        body, offer, size = deal.agreement.body, self._announced(deal), want.usage.get(MAIN_UNIT[want.task])
         wait_ms, claimed = (0, 0) if offer is None else (offer.queue_wait_ms, offer.units_per_s)
-        speed = self.reputation.units_per_s(peer, claimed, want.usage.get(MAIN_UNIT[want.task]), trio.current_time())
-        return score_nanoton(want, self._policy(), Bid(Candidate(peer, prices, wait_ms, speed), prices, wait_ms))
-
-    def _is_beaten(self, request: Request, deal: Deal, others: Iterable[PeerId]) -> bool:
-        """Whether one of them announces that a job would cost less there than under ``deal``, its queue included."""
-        body, now_s = deal.agreement.body, trio.current_time()
-        want = self._want(request, body.model)
-        least = self._score(want, deal)
-        return any(
-            (offer := self._announced(body, peer)) is not None
-            and not self.reputation.is_out(peer, now_s)
-            and self._cost(want, peer, Prices.from_wire(dict(offer.prices)), offer) < least
-            for peer in others
-        )
+        speed = self.reputation.units_per_s(body.provider, claimed, size, trio.current_time())
+        bid = Bid(Candidate(body.provider, deal.ask, wait_ms, speed), body.prices, wait_ms)
+        return score_nanoton(want, self._policy(), bid)
 
     async def _make(self, key: tuple[Task, str], request: Request, among: Collection[PeerId] | None = None) -> Deal:
         """Agree with the best, of those in ``among`` if it is given."""
