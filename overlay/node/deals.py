@@ -1,8 +1,7 @@
-"""Standing agreements: for each (task, model) some that jobs can start under, renewed before they run out.
+"""Standing agreements: for each (task, model) one that jobs can start under, renewed before it runs out.
 
-The first job of a kind waits for a negotiation; the next ones find an agreement and start at once, under the best of
-those that stand by what their providers announce at the moment. When even that one has a queue, others are asked again
-before the next job. What providers did with earlier jobs
+The first job of a kind waits for a negotiation; the next ones find the agreement and start at once. When its provider
+has a queue, others are asked again before the next job. What providers did with earlier jobs
 (:mod:`overlay.node.reputation`) says whom the next negotiation leaves out.
 """
 
@@ -26,7 +25,6 @@ from overlay.events import EventLog, prices_text
 from overlay.jobs import Overcharged
 from overlay.market import (
     Agreement,
-    AgreementBody,
     Buyer,
     Candidate,
     ClientPolicy,
@@ -42,7 +40,7 @@ from overlay.market import (
 )
 from overlay.market import Offer as QuotedOffer
 from overlay.market.limits import SHORTLIST
-from overlay.market.selection import MAIN_UNIT, Bid, score_nanoton
+from overlay.market.selection import MAIN_UNIT
 from overlay.node.links import Link, Links
 from overlay.node.reputation import Reputation, Served
 from overlay.node.trade_log import TradeLog
@@ -80,17 +78,11 @@ LATER_OFFERS_S = 0.5
 """A client that has been up for a while knows the market: who is not there yet will not be in a moment."""
 
 RESHOP_S = 5.0
-"""A crowded provider is compared with others at most this often where none of them announces that it would do better: a
-busy market is busy everywhere, and asking costs messages."""
-
-RESHOP_SOON_S = 1.0
-"""And this often where one does, to whom a channel is open: providers' news are two seconds apart."""
+"""A crowded provider is compared with others at most this often: a busy market is busy everywhere, and asking costs
+messages."""
 
 MAX_DEALS = 256
-"""Kinds of jobs with standing agreements: (task, model) pairs a client really uses."""
-
-MAX_STANDING = SHORTLIST
-"""Standing agreements of a kind, each with another provider: a negotiation asks no more of them."""
+"""Standing agreements kept: (task, model) pairs a client really uses."""
 
 SILENT_S = 20.0
 """A provider that has told nothing of a job it began for so long gets no other job meanwhile. Slow machines tell of
@@ -141,10 +133,10 @@ class Deals:
     log: EventLog
     clock: Callable[[], float]
     rng: Random
-    _deals: dict[tuple[Task, str], dict[PeerId, Deal]] = field(default_factory=dict)
+    _deals: dict[tuple[Task, str], Deal] = field(default_factory=dict)
     _locks: dict[tuple[Task, str], trio.Lock] = field(default_factory=dict)
-    _begun: dict[tuple[Task, str], int] = field(default_factory=dict)
-    """Jobs of a kind since everybody was last asked for quotes."""
+    _usual: dict[tuple[Task, str], int] = field(default_factory=dict)
+    """Jobs that the last agreement of a kind served."""
     reputation: Reputation = field(default_factory=Reputation)
     _running: dict[PeerId, dict[bytes, Waiting]] = field(default_factory=dict)
     _started_at: float = field(default_factory=trio.current_time)
@@ -155,15 +147,14 @@ class Deals:
         Raises :class:`~overlay.errors.CocoonError`.
         """
         key = (request.task, request.model)
-        self._count(key)
-        deal = self._usable(key, request)
+        deal = self._usable(key)
         if deal is not None and self._queues(deal):
             deal = await self._reshop(key, request, deal)
         elif deal is None:
             if len(self._locks) > MAX_DEALS:
                 self._locks = {k: lock for k, lock in self._locks.items() if lock.locked()}
             async with self._locks.setdefault(key, trio.Lock()):
-                deal = self._usable(key, request) or await self._make(key, request)
+                deal = self._usable(key) or await self._make(key, request)
         elif trio.current_time() >= deal.renew_at and not deal.renewing:
             deal.renewing = True
             self.nursery.start_soon(self._renew, key, request)
@@ -171,11 +162,6 @@ class Deals:
         deal.link = await self.links.get(deal.agreement.body, self._most(request, deal.agreement))
         deal.jobs += 1
         return deal
-
-    def _count(self, key: tuple[Task, str]) -> None:
-        self._begun[key] = self._begun.pop(key, 0) + 1
-        if len(self._begun) > MAX_DEALS:
-            self._begun.pop(next(iter(self._begun)))
 
     def running(self, peer: PeerId) -> dict[bytes, Waiting]:
         """The jobs that a provider has begun for us, by id: enter what begins."""
@@ -218,22 +204,17 @@ class Deals:
 
     def claimed_wait_s(self, deal: Deal) -> float:
         """What the provider announced last that a job would wait there."""
-        offer = self._announced(deal.agreement.body, deal.link.peer)
-        return 0.0 if offer is None else offer.queue_wait_ms / 1000
-
-    def _announced(self, body: AgreementBody, peer: PeerId) -> Offer | None:
-        """What a provider announced last of what an agreement is about."""
-        record = self.directory.index.get(peer, self.clock())
+        body = deal.agreement.body
+        record = self.directory.index.get(deal.link.peer, self.clock())
         for offer in record.offers if record is not None else ():
             if offer.model == body.model and offer.task == body.task:
-                return offer
-        return None
+                return offer.queue_wait_ms / 1000
+        return 0.0
 
     def ended(self, request: Request, deal: Deal) -> None:
         """``deal`` is used up, or its provider does not know it any more."""
-        standing = self._deals.get((request.task, request.model), {})
-        if standing.get(deal.link.peer) is deal:
-            del standing[deal.link.peer]
+        if self._deals.get((request.task, request.model)) is deal:
+            del self._deals[request.task, request.model]
 
     def drop(self, request: Request) -> None:
         """Whatever stands for jobs like ``request`` stands no more: its channel cannot be filled."""
@@ -257,26 +238,23 @@ class Deals:
 
     def _queues(self, deal: Deal) -> bool:
         """Whether the provider announces that a job would wait: an offer that was the best may not be any more."""
-        if trio.current_time() < deal.shopped_at + RESHOP_SOON_S:
+        if trio.current_time() < deal.shopped_at + RESHOP_S:
             return False
-        offer = self._announced(deal.agreement.body, deal.link.peer)
-        return offer is not None and crowded(offer.queue_wait_ms)
+        body = deal.agreement.body
+        record = self.directory.index.get(body.provider, self.clock())
+        sold = (body.task, body.model, body.tier)
+        offers = () if record is None else record.offers
+        return any(crowded(o.queue_wait_ms) for o in offers if (o.task, o.model, o.tier) == sold)
 
     async def _reshop(self, key: tuple[Task, str], request: Request, deal: Deal) -> Deal:
         """Ask around again, the provider that we have included; keep what we have when nobody does better."""
         async with self._locks.setdefault(key, trio.Lock()):
-            other = self._usable(key, request)
+            other = self._usable(key)
             if other is not None and other is not deal:
                 return other
-            paid = await self.links.paid()
-            others = sorted(paid - {deal.link.peer})
-            soon = others and self._is_beaten(request, deal, others)
-            if not soon and trio.current_time() < deal.shopped_at + RESHOP_S:
-                return deal
-            for standing in self._deals.get(key, {}).values():
-                standing.shopped_at = trio.current_time()
             deal.shopped_at = trio.current_time()
-            if not others:
+            paid = await self.links.paid()
+            if not paid - {deal.link.peer}:
                 # The others cost a channel, which takes longer than most queues: see to that beside the work.
                 if not deal.renewing:
                     deal.renewing = True
@@ -289,53 +267,24 @@ class Deals:
 
     # ---- making one ----
 
-    def _usable(self, key: tuple[Task, str], request: Request) -> Deal | None:
-        """The best of the agreements that jobs can start under now."""
-        usable = [deal for deal in self._deals.get(key, {}).values() if self._stands(deal)]
-        if len(usable) < 2:
-            return usable[0] if usable else None
-        want = self._want(request, usable[0].agreement.body.model)
-        return min(usable, key=lambda deal: self._score(want, deal))
-
-    def _stands(self, deal: Deal) -> bool:
-        if trio.current_time() >= deal.ends_at or not deal.link.works:
-            return False
+    def _usable(self, key: tuple[Task, str]) -> Deal | None:
+        deal = self._deals.get(key)
+        if deal is None or trio.current_time() >= deal.ends_at or not deal.link.works:
+            return None
         if self._is_silent(deal.link.peer):
             self.reputation.full(deal.link.peer, trio.current_time())
-            return False
-        return True
-
-    def _score(self, want: Want, deal: Deal) -> float:
-        """What a job would cost now under the agreement, in money and time."""
-        body = deal.agreement.body
-        return self._cost(want, body.provider, body.prices, self._announced(body, deal.link.peer))
-
-    def _cost(self, want: Want, peer: PeerId, prices: Prices, offer: Offer | None) -> float:
-        """What a job would cost a client at these prices, by what its provider announced."""
-        wait_ms, claimed = (0, 0) if offer is None else (offer.queue_wait_ms, offer.units_per_s)
-        speed = self.reputation.units_per_s(peer, claimed, want.usage.get(MAIN_UNIT[want.task]), trio.current_time())
-        return score_nanoton(want, self._policy(), Bid(Candidate(peer, prices, wait_ms, speed), prices, wait_ms))
-
-    def _is_beaten(self, request: Request, deal: Deal, others: Iterable[PeerId]) -> bool:
-        """Whether one of them announces that a job would cost less there than under ``deal``, its queue included."""
-        body, now_s = deal.agreement.body, trio.current_time()
-        want = self._want(request, body.model)
-        least = self._score(want, deal)
-        return any(
-            (offer := self._announced(body, peer)) is not None
-            and not self.reputation.is_out(peer, now_s)
-            and self._cost(want, peer, Prices.from_wire(dict(offer.prices)), offer) < least
-            for peer in others
-        )
+            return None
+        return deal
 
     async def _make(self, key: tuple[Task, str], request: Request, among: Collection[PeerId] | None = None) -> Deal:
         """Agree with the best, of those in ``among`` if it is given."""
         task, model = key
         found = self._payable(await self._rows(task, model), request)
         rows = self._of_one_model([row for row in found if among is None or row[0] in among] or found, request)
-        want = replace(self._want(request, rows[0][2].model), jobs=max(1, self._begun.get(key, 1)))
-        if among is None:
-            self._begun[key] = 0
+        before = self._deals.get(key)
+        if before is not None and before.jobs:
+            self._usual[key] = before.jobs
+        want = replace(self._want(request, rows[0][2].model), jobs=self._usual.get(key, 1))
         paid = await self.links.paid()
         try:
             candidates = self._shortlist(rows, want, paid)
@@ -358,15 +307,11 @@ class Deals:
         ask = body.prices if asks is None else Prices.from_wire(dict(asks.prices))
         # A second of margin at the end: the provider's clock decides whether a job is admitted.
         deal = Deal(agreement, link, ask, now + lasts_s - 1.0, now + lasts_s * (1 - RENEW_AT), now)
-        if len(self._deals) >= MAX_DEALS and key not in self._deals:
+        if len(self._deals) >= MAX_DEALS:
             oldest = next(iter(self._deals))
             self._deals.pop(oldest)
-            self._begun.pop(oldest, None)
-        standing = {peer: other for peer, other in self._deals.get(key, {}).items() if self._stands(other)}
-        standing.pop(body.provider, None)
-        if len(standing) >= MAX_STANDING:
-            del standing[next(iter(standing))]
-        self._deals[key] = {**standing, body.provider: deal}
+            self._usual.pop(oldest, None)
+        self._deals[key] = deal
         return deal
 
     async def _renew(self, key: tuple[Task, str], request: Request) -> None:

@@ -13,7 +13,6 @@ but trust not to be passed over for strangers. Nothing is told to others: what n
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -35,10 +34,6 @@ KEPT = 0.8
 
 FORGET_S = 1800.0
 """Nothing is remembered for longer than this after the last job: hardware is replaced, and queues pass."""
-
-LATE_HALVES_S = 60.0
-"""What is remembered of unannounced waits halves in so long: a queue is gone in a minute or two, and who waited in it
-once would otherwise pass over a machine that stands idle for half an hour. Who never tells is found out again."""
 
 LATE_TOLERANCE_S = 2.0
 """A first result so long after it was due is no lie: a prompt was read, a line was slow."""
@@ -109,11 +104,6 @@ class _Memory:
     texts: dict[str, _Texts] = field(default_factory=dict)
 
 
-def _faded(after_s: float) -> float:
-    """What is left of an unannounced wait that was seen so long ago."""
-    return math.exp2(-max(0.0, after_s) / LATE_HALVES_S)
-
-
 class Reputation:
     """See the module's docstring. Times are seconds of any clock that does not go back."""
 
@@ -127,7 +117,6 @@ class Reputation:
         memory = self._known.get(peer)
         if memory is None or (now_s - memory.at_s > FORGET_S and now_s >= memory.out_until_s and not memory.disputed):
             memory = self._known[peer] = _Memory()
-        memory.late_s *= _faded(now_s - memory.at_s)
         memory.at_s = now_s
         self._known.move_to_end(peer)
         if len(self._known) > MAX_REMEMBERED:
@@ -201,7 +190,7 @@ class Reputation:
             return claimed
         shown = memory.units / memory.streamed_s if memory.streamed_s > 0 else claimed
         speed = shown if shown < LEAST_SHARE * claimed else claimed
-        late_s = memory.late_s / memory.weight * _faded(now_s - memory.at_s)
+        late_s = memory.late_s / memory.weight
         if speed <= 0:
             return size / late_s if late_s > 0 else claimed
         return size / (late_s + size / speed) if late_s > 0 else speed

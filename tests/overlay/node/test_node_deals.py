@@ -8,14 +8,13 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from compute.tasks import ChatRequest, Message, Sampling, Task
-from compute.usage import Prices, Unit
+from compute.tasks import ChatRequest, Message, Sampling
 from dht import CapacityIndex, CapacityRecord, Offer, sign_record
 from dht.limits import SETTLED_AFTER_S
 from overlay.config import MarketSection
 from overlay.events import EventLog
 from overlay.market.limits import SHORTLIST
-from overlay.node.deals import MAX_DEALS, RESHOP_SOON_S, Deal, Deals
+from overlay.node.deals import Deals
 from overlay.node.reputation import Served
 from transport.identity import Identity
 
@@ -32,9 +31,8 @@ class Directory:
     def __init__(self) -> None:
         self.index = CapacityIndex()
 
-    def hear(self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25, wait_ms: int = 0) -> None:
-        prices = {"prompt": price // 4, "completion": price}
-        offer = Offer("chat", "m", "plain", prices, units_per_s=speed, queue_wait_ms=wait_ms)
+    def hear(self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25) -> None:
+        offer = Offer("chat", "m", "plain", {"prompt": price // 4, "completion": price}, units_per_s=speed)
         record = CapacityRecord("test", noise_key=b"k" * 32, offers=(offer,), seq=int(at * 1000) + 1, issued_at=int(at))
         self.index.add(sign_record(identity(number), record), at)
 
@@ -93,76 +91,6 @@ async def test_a_speed_that_nobody_has_seen_counts_as_the_middle_one_in_seven_of
     assert 60 <= believed <= 140
     deals.reputation.served(boaster, Served("m", 2000, 8000, 0.0, 0.5, 2.5), trio.current_time())
     assert all(deals._speeds(rows, want)[place] > 900 for _ in range(20))
-
-
-def standing(deals: Deals, number: int, price: int, *, works: bool = True) -> Deal:
-    """An agreement of a minute with a provider."""
-    peer, now = identity(number).peer_id, trio.current_time()
-    prices = Prices({Unit.PROMPT: price // 4, Unit.COMPLETION: price})
-    body = SimpleNamespace(provider=peer, prices=prices, task=Task.CHAT, model="m", tier="plain")
-    link = SimpleNamespace(peer=peer, works=works)
-    deal = Deal(SimpleNamespace(body=body), link, prices, now + 59, now + 40, now)
-    deals._deals.setdefault((Task.CHAT, "m"), {})[peer] = deal
-    return deal
-
-
-def usable(deals: Deals) -> Deal | None:
-    return deals._usable((Task.CHAT, "m"), REQUEST)
-
-
-async def test_a_job_goes_under_the_best_of_the_agreements_that_stand_by_what_providers_say_now(market):
-    directory, deals = market
-    cheap, dear = standing(deals, 1, 60_000_000), standing(deals, 2, 80_000_000)
-    directory.hear(1, 0.0)
-    directory.hear(2, 0.0)
-    assert usable(deals) is cheap
-    directory.hear(1, 1.0, wait_ms=4000)  # ten thousand nanoTON a second: more than the difference of the prices
-    assert usable(deals) is dear
-    directory.hear(2, 2.0, wait_ms=9000)
-    assert usable(deals) is cheap
-
-
-async def test_an_agreement_that_ended_or_has_no_link_is_not_among_them(market):
-    _, deals = market
-    broken, dear = standing(deals, 1, 60_000_000, works=False), standing(deals, 2, 80_000_000)
-    assert usable(deals) is dear
-    deals.ended(REQUEST, broken)  # not the one that stands for it: nothing happens to the other
-    deals.ended(REQUEST, dear)
-    assert usable(deals) is None
-    standing(deals, 3, 80_000_000)
-    await trio.sleep(60)
-    assert usable(deals) is None
-
-
-async def test_whose_queue_others_were_asked_about_a_moment_ago_is_not_compared_again(market):
-    directory, deals = market
-    deal = standing(deals, 1, 60_000_000)
-    directory.hear(1, 0.0, wait_ms=4000)
-    assert not deals._queues(deal)
-    await trio.sleep(RESHOP_SOON_S)
-    assert deals._queues(deal)
-
-
-async def test_a_crowded_provider_is_beaten_by_who_announces_less_in_money_and_time(market):
-    directory, deals = market
-    deal = standing(deals, 1, 60_000_000)
-    directory.hear(1, 0.0, wait_ms=4000)
-    quick, slow, full = (identity(number).peer_id for number in (2, 3, 4))
-    directory.hear(2, 0.0, price=80_000_000)
-    directory.hear(3, 0.0, price=80_000_000, speed=10)
-    directory.hear(4, 0.0, price=60_000_000, wait_ms=5000)
-    assert deals._is_beaten(REQUEST, deal, [quick])
-    assert not deals._is_beaten(REQUEST, deal, [slow, full])
-    deals.reputation.failed(quick, trio.current_time())
-    assert not deals._is_beaten(REQUEST, deal, [quick, slow, full])
-
-
-async def test_kinds_of_jobs_that_nobody_sells_leave_nothing_behind(market):
-    _, deals = market
-    deals.links = SimpleNamespace()
-    for number in range(3 * MAX_DEALS):
-        deals._count((Task.CHAT, f"invented {number}"))
-    assert len(deals._begun) <= MAX_DEALS
 
 
 async def test_while_the_chain_is_away_only_those_count_who_can_be_paid_without_it_as_far_as_there_are_any(market):

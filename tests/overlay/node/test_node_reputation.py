@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from overlay.node.reputation import (
     FAILED_FOR_S,
     FORGET_S,
-    LATE_HALVES_S,
     MAX_FAILED_FOR_S,
     MAX_REMEMBERED,
     Reputation,
@@ -38,16 +37,6 @@ def test_a_wait_that_was_not_announced_makes_a_provider_slower_and_one_that_was_
     memory.served(TWO, job(units=100, due_s=0.0, first_s=12.0, waited_s=13.0), 0.0)
     assert memory.units_per_s(ONE, 100.0, 100, 0.0) == 100.0
     assert memory.units_per_s(TWO, 100.0, 100, 0.0) == pytest.approx(100 / 11)
-
-
-def test_an_unannounced_wait_is_half_forgotten_in_a_minute_and_a_low_speed_is_not():
-    memory = Reputation()
-    memory.served(ONE, job(units=100, first_s=12.0, waited_s=13.0), 0.0)  # ten seconds beyond what is tolerated
-    assert memory.units_per_s(ONE, 100.0, 100, LATE_HALVES_S) == pytest.approx(100 / 6)
-    memory.served(ONE, job(units=100, first_s=0.0, waited_s=1.0), LATE_HALVES_S)
-    assert memory.units_per_s(ONE, 100.0, 100, LATE_HALVES_S) == pytest.approx(100 / (1 + 4 / 1.8))
-    memory.served(TWO, job(units=100, first_s=0.0, waited_s=10.0), 0.0)
-    assert memory.units_per_s(TWO, 100.0, 100, 20 * LATE_HALVES_S) == pytest.approx(10.0)
 
 
 def test_each_failure_in_a_row_leaves_a_provider_out_for_twice_as_long():
