@@ -108,7 +108,8 @@ def test_streams_answered_at_once_end_with_their_connection() -> None:
         await stream.send(b"1")
         assert await stream.receive(10) == b"1"
         client.halt(crash=True)
-        network.timeline.at(0.0, lambda _: [link.shut("gone") for link in server.links()], None)
+        for link in server.links():
+            network.timeline.at(0.0, link.shut, "gone")
         await trio.sleep(PROMPT_IDLE_S + NEGOTIATE_S + 2)
         assert handler.streams == []
         assert not server.has_links
