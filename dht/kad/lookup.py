@@ -165,7 +165,9 @@ class Lookup:
         path.answers += 1
         path.unimproved += 1
         for other in closer:
-            self._hear(other, peer.path, peer.hop + 1)
+            known = self._peers.get(other.key ^ self.target)
+            if known is None or peer.path not in known.told:  # most of what is told was told before
+                self._hear(other, peer.path, peer.hop + 1)
 
     def failed(self, contact: Contact) -> None:
         """A peer did not answer in time, could not be reached, or answered nonsense."""
