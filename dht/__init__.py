@@ -1,5 +1,6 @@
 """Who is out there: signed capacity records, the index of them, and the directory that spreads and gathers them."""
 
+from dht.announcing import offers_moved
 from dht.directory import Directory
 from dht.index import CapacityIndex, Heard, Provider, Source, Verdict
 from dht.providers import FoundProvider, ProviderIndex
@@ -19,6 +20,7 @@ __all__ = [
     "Source",
     "Verdict",
     "check_size",
+    "offers_moved",
     "parse_record",
     "sign_record",
 ]

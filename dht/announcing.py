@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from dht.limits import CHANGE_PERCENT, MIN_ANNOUNCE_INTERVAL_S, TOPIC_RECORDS_PER_S
 from dht.records import CapacityRecord, Offer
@@ -30,9 +31,14 @@ def interval_s(providers: int) -> float:
 
 def moved(old: CapacityRecord, new: CapacityRecord) -> bool:
     """Whether anything but small changes of price and load lies between two records."""
-    if _frame(old) != _frame(new) or len(old.offers) != len(new.offers):
-        return True
-    return any(_offer_moved(a, b) for a, b in zip(old.offers, new.offers, strict=True))
+    return _frame(old) != _frame(new) or offers_moved(old.offers, new.offers)
+
+
+def offers_moved(old: Sequence[Offer], new: Sequence[Offer]) -> bool:
+    """The same of what two records offer."""
+    if old is new or len(old) != len(new):
+        return old is not new
+    return any(a is not b and _offer_moved(a, b) for a, b in zip(old, new, strict=True))
 
 
 def _frame(record: CapacityRecord) -> tuple[object, ...]:

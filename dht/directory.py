@@ -96,7 +96,8 @@ class Directory:
         self._sent: SignedRecord | None = None
         self._sent_at = float("-inf")
         self._changed = trio.Event()
-        self._news = trio.Event()
+        self._news: trio.Event | None = None
+        """While somebody waits for news."""
         self._asked = trio.Event()
         """Set when somebody wants providers."""
         self._origins = Allowance(GOSSIP_BURST, GOSSIP_PER_S, MAX_ORIGINS)
@@ -106,7 +107,7 @@ class Directory:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._host.set_handler(self._protocol, self._neighbours.serve)
+        self._host.set_handler(self._protocol, self._neighbours)
         async with AsyncExitStack() as stack:
             if self._gossip:
                 # The validator takes records in. Nobody reads the queue behind it, which keeps the last few.
@@ -154,6 +155,11 @@ class Directory:
         if self._listing is not None:
             self._listing.sell(sold_in(wanted))
         await trio.lowlevel.checkpoint()
+
+    @property
+    def told(self) -> CapacityRecord | None:
+        """What was announced last, as it was sent."""
+        return self._sent.record if self._sent is not None else None
 
     async def withdraw(self) -> None:
         """Take back what was announced, if anything was, and wait a moment for it to leave. The hash table forgets by
@@ -230,6 +236,8 @@ class Directory:
         pause_s, search_at = SEARCH_RETRY_S, trio.current_time()
         with trio.move_on_after(timeout_s):
             while not (found := self.providers(task, model, tier)):
+                if self._news is None:
+                    self._news = trio.Event()
                 news = self._news
                 if trio.current_time() >= search_at:
                     if self._search is not None and sold is not None:
@@ -294,9 +302,9 @@ class Directory:
             raise RecordError(f"a record of the subnet {signed.record.subnet!r} in {self._subnet!r}")
         teller = sender if source is Source.NEIGHBOUR else None
         verdict = self.index.add(signed, self._clock(), source, teller)
-        if verdict is Verdict.NEWS:
-            news, self._news = self._news, trio.Event()
-            news.set()
+        if verdict is Verdict.NEWS and self._news is not None:
+            self._news.set()
+            self._news = None
         return signed, verdict
 
     def _hear(self, message: GossipMessage) -> bool | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from itertools import islice
 from random import Random
+from typing import NamedTuple
 
 from dht.limits import MAX_DEALT_WITH, MAX_RECORDS, MAX_RECORDS_PER_MODEL, SETTLED_AFTER_S
 from dht.pool import Pool, Standing
-from dht.records import CapacityRecord, Offer, RecordError, SignedRecord, check_time, forget_at
+from dht.records import CapacityRecord, Offer, SignedRecord, forget_at, stands
 from transport.identity import PeerId
 
 Provider = tuple[PeerId, CapacityRecord, Offer]
@@ -42,8 +42,7 @@ class Source(StrEnum):
     """We asked the provider itself, having found it in the hash table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """A record held, and how and when it came."""
 
     signed: SignedRecord
@@ -95,9 +94,7 @@ class CapacityIndex:
 
     def judge(self, signed: SignedRecord, now: float) -> Verdict:
         """What :meth:`add` would say, changing nothing."""
-        try:
-            check_time(signed.record, now)
-        except RecordError:
+        if not stands(signed.record, now):
             return Verdict.STALE
         heard = self._records.get(signed.peer_id)
         if heard is None or heard.signed.record.seq < signed.record.seq:
@@ -136,7 +133,7 @@ class CapacityIndex:
         standing = Standing.SETTLED if heard.at - heard.first_at >= SETTLED_AFTER_S else Standing.NEWCOMER
         if peer in self._dealt_with or heard.source is Source.OWN:
             standing = Standing.DEALT_WITH
-        teller = heard.teller or heard.source.value
+        teller: str = heard.teller or heard.source.value
         self._all.put(peer, standing, record.issued_at, teller)
         for key in record.sold:
             sellers = self._sellers.get(key)
@@ -175,16 +172,17 @@ class CapacityIndex:
     def providers(self, task: str, model: str | None = None, tier: str | None = None, *, now: float) -> list[Provider]:
         """Standing offers of ``task``, for any model and tier unless named, in the order of peer id and offer."""
         if model is not None:
-            peers = set(self._sellers.get((task, model), ()))
+            peers = sorted(self._sellers.get((task, model), ()))
         else:
-            peers = {peer for (sold, _), sellers in self._sellers.items() if sold == task for peer in sellers}
-        return [
-            (peer, record, offer)
-            for peer in sorted(peers)
-            if (record := self._live(peer, now)) is not None
-            for offer in record.offers
-            if offer.task == task and model in (None, offer.model) and tier in (None, offer.tier)
-        ]
+            peers = sorted({peer for (sold, _), sellers in self._sellers.items() if sold == task for peer in sellers})
+        found: list[Provider] = []
+        for peer in peers:
+            record = self._records[peer].signed.record
+            if now < record.expires_at and not record.withdrawn:
+                for offer in record.offers:
+                    if offer.task == task and (model is None or offer.model == model) and tier in (None, offer.tier):
+                        found.append((peer, record, offer))
+        return found
 
     def models(self, *, now: float) -> list[tuple[str, str]]:
         """Every (task, model) that somebody sells now, sorted."""

@@ -62,7 +62,20 @@ class Neighbours:
         self._asking = trio.CapacityLimiter(MAX_EXCHANGES)
         self._learning = trio.CapacityLimiter(MAX_LEARNING)
 
-    async def serve(self, stream: HostStream) -> None:
+    def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
+        """The reply to a request in order that the peer may make now (a ``transport.host.PromptHandler``); None for all
+        others, which :meth:`__call__` has a stream to refuse by."""
+        if len(request) > MAX_REQUEST_BYTES or not self._serving.available_tokens:
+            return None
+        try:
+            parsed = parse_request(request)
+        except WireError:
+            return None
+        if not self._allowance.take(peer, trio.current_time()):
+            return None
+        return self._answer(parsed).to_bytes()
+
+    async def __call__(self, stream: HostStream) -> None:
         """The handler of inbound streams."""
         async with self._serving:
             with trio.move_on_after(MAX_PAGES * EXCHANGE_S):

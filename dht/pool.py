@@ -33,30 +33,26 @@ class _Group(NamedTuple):
 
 
 class _Queue:
-    """One group. While the pool has been full, its members' ages, the oldest first: entries of members that have left
-    it or were renewed are skipped when met."""
-
-    __slots__ = ("count", "group", "heap")
+    """One group, the oldest first: in order only once somebody had to go, since most pools are never full. Entries of
+    members that have left it or were renewed are skipped when met."""
 
     def __init__(self, group: _Group) -> None:
         self.group = group
+        """One object for all its members: a swarm in one process has millions of them."""
         self.count = 0
-        self.heap: list[tuple[int, PeerId]] = []
+        self.heap: list[tuple[int, PeerId]] | None = None
 
 
 class Pool:
     """At most ``limit`` providers. Each operation takes O(log n), and :meth:`surplus` O(tellers) more: whoever floods
-    must not cost more than that. Who goes first is worked out from the first time on that somebody has to: most pools
-    never fill, and a node has one for each thing that is sold."""
+    must not cost more than that."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._newcomers = int(limit * NEWCOMERS_SHARE)
-        self._members: dict[PeerId, tuple[_Queue, int]] = {}
+        self._members: dict[PeerId, tuple[_Group, int]] = {}
         self._queues: dict[_Group, _Queue] = {}
-        self._counts = [0] * len(Standing)
-        self._filled = False
-        """Whether it has been full, and so the queues are kept."""
+        self._counts = dict.fromkeys(Standing, 0)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -69,7 +65,7 @@ class Pool:
 
     def standing(self, peer: PeerId) -> Standing:
         """Of a member."""
-        return self._members[peer][0].group.standing
+        return self._members[peer][0].standing
 
     def count(self, standing: Standing) -> int:
         """How many members have it."""
@@ -77,54 +73,57 @@ class Pool:
 
     def put(self, peer: PeerId, standing: Standing, issued_at: int, teller: str = "") -> None:
         """Add a provider, or note its new standing and the age of its record (Unix seconds), and who told of it."""
-        group = _Group(standing, teller if standing is Standing.NEWCOMER else "")
+        teller = teller if standing is Standing.NEWCOMER else ""
         held = self._members.get(peer)
-        if held is not None and held[0].group == group:
-            queue = held[0]
-            if held[1] == issued_at:
+        if held is not None and held[0].standing is standing and held[0].teller == teller:
+            group, before = held
+            if before == issued_at:
                 return
         else:
+            group = _Group(standing, teller)
             self.drop(peer)
             self._counts[standing] += 1
-            queue = self._queues.get(group) or self._queues.setdefault(group, _Queue(group))
-            queue.count += 1
-        self._members[peer] = (queue, issued_at)
-        if not self._filled:
-            return
-        heappush(queue.heap, (issued_at, peer))
-        if len(queue.heap) > 2 * queue.count + 16:  # mostly of those who are gone or renewed
-            queue.heap = [entry for entry in set(queue.heap) if self._members.get(entry[1]) == (queue, entry[0])]
-            heapify(queue.heap)
+            if group not in self._queues:
+                self._queues[group] = _Queue(group)
+            self._queues[group].count += 1
+        queue = self._queues[group]
+        self._members[peer] = (queue.group, issued_at)
+        if queue.heap is not None:
+            heappush(queue.heap, (issued_at, peer))
+            if len(queue.heap) > 2 * queue.count + 16:  # mostly of those who are gone or renewed
+                queue.heap = [entry for entry in set(queue.heap) if self._members.get(entry[1]) == (group, entry[0])]
+                heapify(queue.heap)
+
+    def _order(self, group: _Group) -> list[tuple[int, PeerId]]:
+        """The members of a group that was not in order yet, the oldest at the top of a heap."""
+        heap = [(issued_at, peer) for peer, (other, issued_at) in self._members.items() if other == group]
+        heapify(heap)
+        self._queues[group].heap = heap
+        return heap
 
     def drop(self, peer: PeerId) -> None:
         """Remove a provider, if it is there."""
         if (held := self._members.pop(peer, None)) is not None:
-            queue = held[0]
-            self._counts[queue.group.standing] -= 1
+            group = held[0]
+            self._counts[group.standing] -= 1
+            queue = self._queues[group]
             queue.count -= 1
             if not queue.count:
-                del self._queues[queue.group]
+                del self._queues[group]
 
     def surplus(self) -> PeerId | None:
         """Who has to go, or None while there is room. It stays until it is dropped."""
         if len(self._members) <= self._limit:
             return None
-        if not self._filled:
-            self._fill_queues()
         settled = self._counts[Standing.SETTLED] + self._counts[Standing.DEALT_WITH]
         crowded = self._counts[Standing.NEWCOMER] > self._newcomers or settled <= self._limit - self._newcomers
         order = (Standing.NEWCOMER, Standing.SETTLED) if crowded else (Standing.SETTLED, Standing.NEWCOMER)
         standing = next(standing for standing in (*order, Standing.DEALT_WITH) if self._counts[standing])
-        queues = [queue for group, queue in self._queues.items() if group.standing is standing]
-        fullest = max(queues, key=lambda queue: (queue.count, queue.group.teller))
-        heap = fullest.heap
+        groups = [group for group in self._queues if group.standing is standing]
+        fullest = max(groups, key=lambda group: (self._queues[group].count, group.teller))
+        heap = self._queues[fullest].heap
+        if heap is None:
+            heap = self._order(fullest)
         while self._members.get(heap[0][1]) != (fullest, heap[0][0]):
             heappop(heap)
         return heap[0][1]
-
-    def _fill_queues(self) -> None:
-        self._filled = True
-        for peer, (queue, issued_at) in self._members.items():
-            queue.heap.append((issued_at, peer))
-        for queue in self._queues.values():
-            heapify(queue.heap)

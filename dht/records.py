@@ -219,8 +219,15 @@ def check_time(record: CapacityRecord, now: float) -> None:
     """
     if record.issued_at > now + CLOCK_SKEW_S:
         raise RecordError(f"issued {record.issued_at - now:.0f} s in the future")
-    if now >= forget_at(record) if record.withdrawn else now >= record.expires_at:
+    if not stands(record, now):
         raise RecordError("expired")
+
+
+def stands(record: CapacityRecord, now: float) -> bool:
+    """Whether :func:`check_time` lets it pass."""
+    if record.issued_at > now + CLOCK_SKEW_S:
+        return False
+    return now < (record.expires_at if record.ttl_s else forget_at(record))
 
 
 def forget_at(record: CapacityRecord) -> int:

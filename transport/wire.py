@@ -85,6 +85,10 @@ class Signed:
         """The signer."""
         return peer_id_of(self.public_key)
 
+    def verify(self, domain: str) -> bool:
+        """Whether the signature is one for ``domain``. Those of :func:`open_envelope` are."""
+        return verify(self.public_key, domain, self.payload, self.signature)
+
     def to_bytes(self) -> bytes:
         """The envelope as it travels."""
         return encode([self.payload, self.public_key, self.signature])
@@ -95,15 +99,23 @@ def sign_envelope(identity: Identity, domain: str, payload: bytes) -> Signed:
     return Signed(payload, identity.public_key, identity.sign(domain, payload))
 
 
+def parse_envelope(data: bytes, *, max_bytes: int) -> Signed:
+    """Parse an envelope whose domain its payload names: its signature is still to be checked (:meth:`Signed.verify`).
+
+    Raises :class:`WireError` when it is malformed or too long.
+    """
+    value = decode(data, max_bytes=max_bytes)
+    if type(value) is not list or len(value) != 3 or not all(type(part) is bytes for part in value):
+        raise WireError("a signed envelope is [payload, public key, signature]")
+    return Signed(*value)
+
+
 def open_envelope(domain: str, data: bytes, *, max_bytes: int) -> Signed:
     """Parse an envelope and verify its signature for ``domain``.
 
     Raises :class:`WireError` when it is malformed, too long or not signed by the key that it names.
     """
-    value = decode(data, max_bytes=max_bytes)
-    if type(value) is not list or len(value) != 3 or not all(type(part) is bytes for part in value):
-        raise WireError("a signed envelope is [payload, public key, signature]")
-    payload, public_key, signature = value
-    if not verify(public_key, domain, payload, signature):
+    signed = parse_envelope(data, max_bytes=max_bytes)
+    if not signed.verify(domain):
         raise WireError("the signature does not match")
-    return Signed(payload, public_key, signature)
+    return signed

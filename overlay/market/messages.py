@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from compute.tasks import Task
 from compute.usage import Prices, Usage
@@ -26,7 +26,7 @@ from overlay.market import limits
 from overlay.market.agreement import Tier
 from overlay.market.codec import PEER, PRICES, TON_ADDRESS, USAGE, Record, blob, choice, integer, text
 from transport.identity import SIGNATURE_BYTES, Identity, PeerId
-from transport.wire import WireError, decode, encode, open_envelope, sign_envelope
+from transport.wire import WireError, decode, encode, parse_envelope, sign_envelope
 
 NONCE_BYTES = 16
 DIGEST_BYTES = 32
@@ -202,10 +202,8 @@ def unseal(data: bytes) -> Sealed:
 
     Raises :class:`~transport.wire.WireError`.
     """
-    envelope: Any = decode(data, max_bytes=limits.MAX_MESSAGE_BYTES)
-    if type(envelope) is not list or not envelope or type(envelope[0]) is not bytes:
-        raise WireError("not a signed message")
-    fields = decode(envelope[0], max_bytes=limits.MAX_MESSAGE_BYTES)
+    signed = parse_envelope(data, max_bytes=limits.MAX_MESSAGE_BYTES)
+    fields = decode(signed.payload, max_bytes=limits.MAX_MESSAGE_BYTES)
     if type(fields) is not dict or fields.pop("version", None) != _VERSION:
         raise WireError(f"only version {_VERSION} of the market's messages is understood")
     kind = fields.pop("kind", None)
@@ -215,7 +213,8 @@ def unseal(data: bytes) -> Sealed:
         message = _KINDS[kind].from_map(fields)
     except ValueError as error:
         raise WireError(f"{kind}: {error}") from error
-    signed = open_envelope(_domain(kind), data, max_bytes=limits.MAX_MESSAGE_BYTES)
+    if not signed.verify(_domain(kind)):
+        raise WireError("the signature does not match")
     if signed.peer_id != message.sender:
         raise WireError(f"a {kind} must be signed by the party that it names as its sender")
     return Sealed(message, data, hashlib.sha256(signed.payload).digest())

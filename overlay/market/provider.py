@@ -17,6 +17,7 @@ from overlay.market import limits
 from overlay.market.agreement import Agreement
 from overlay.market.client import Clock, market_protocol
 from overlay.market.controller import Load, PriceController
+from overlay.market.messages import Award, unseal
 from overlay.market.quoting import QuoteDesk
 from transport.host.interface import Host, HostStream, StreamError
 from transport.identity import PeerId
@@ -31,9 +32,10 @@ UPDATE_S = 1.0
 """How often a price takes a step."""
 
 
-@dataclass
+@dataclass(eq=False)
 class MarketServer:
-    """Answers every client of the market. ``store`` is awaited before an acknowledgement leaves."""
+    """Answers every client of the market: the host's handler of its protocol (a ``transport.host.PromptHandler``).
+    ``store`` is awaited before an acknowledgement leaves."""
 
     desk: QuoteDesk
     clock: Clock
@@ -42,7 +44,25 @@ class MarketServer:
 
     def attach(self, host: Host) -> None:
         """Serve the market's protocol on ``host``."""
-        host.set_handler(market_protocol(self.desk.subnet), self.handle)
+        host.set_handler(market_protocol(self.desk.subnet), self)
+
+    def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
+        """The reply to a request or counter in order; None, and nothing was done, for what is to be stored or refused
+        by :meth:`handle`, or when the peer has as many streams as it may."""
+        busy = self._sessions.total() >= limits.MAX_SESSIONS
+        if busy or self._sessions[peer] >= limits.MAX_SESSIONS_PER_PEER:
+            return None
+        try:
+            sealed = unseal(request)
+            if isinstance(sealed.message, Award):
+                return None
+            return self.desk.answer(peer, sealed, int(self.clock() * 1000)).data
+        except WireError:
+            return None
+
+    async def __call__(self, stream: HostStream) -> None:
+        """As :meth:`handle`."""
+        await self.handle(stream)
 
     async def handle(self, stream: HostStream) -> None:
         """Serve one stream: a few messages, each answered, each within a deadline. Never raises on what a peer does."""

@@ -134,7 +134,10 @@ class QuoteDesk:
 
         Raises :class:`~transport.wire.WireError` when it is not a message that ``sender`` could honestly send now.
         """
-        sealed = unseal(data)
+        return self.answer(sender, unseal(data), now_ms)
+
+    def answer(self, sender: PeerId, sealed: Sealed, now_ms: int) -> Reply:
+        """The same of a message that was unsealed. When it raises, nothing has changed."""
         message = sealed.message
         if message.client != sender or not message.from_client:
             raise WireError("not a message that this client sends")

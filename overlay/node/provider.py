@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from compute.engines import Engine
-from dht import CapacityRecord, Directory, RecordError, check_size
+from dht import CapacityRecord, Directory, Offer, RecordError, check_size, offers_moved
 from overlay import channels
 from overlay.chain import Chain
 from overlay.config import Config
@@ -78,9 +78,10 @@ class ProviderNode:
         """Where others reach our tunnel."""
         return views.reachable(self.listener.addrs, self.host.addrs)
 
-    def record(self) -> CapacityRecord:
-        """What we tell the directory: as many of the offers as a record has room for, in the order of the engines."""
-        offers = self.shop.offers()
+    def record(self, offers: Sequence[Offer] | None = None) -> CapacityRecord:
+        """What we tell the directory: as many of the offers (by default those of now) as a record has room for, in the
+        order of the engines."""
+        offers = tuple(self.shop.offers() if offers is None else offers)
         now = self.clock()
         for count in range(len(offers), -1, -1):
             try:
@@ -294,6 +295,10 @@ async def open_provider(
         yield node
 
 
+DRIFT_S = 10.0
+"""How old small changes of price and load may be in what is announced: a renewal carries those of a moment before."""
+
+
 def _start_tasks(node: ProviderNode, nursery: trio.Nursery, machine: Machine) -> None:
     changed = trio.Event()
 
@@ -302,12 +307,17 @@ def _start_tasks(node: ProviderNode, nursery: trio.Nursery, machine: Machine) ->
 
     async def announce() -> None:
         nonlocal changed
-        said: object = None
+        said: tuple[Sequence[Offer], object] = ((), None)
+        due_s = 0.0
         while True:
-            facts = (node.shop.offers(), tuple(node.host.addrs), tuple(node.tunnel_addrs))
-            if facts != said:  # prices take a step every second, and most of them lead nowhere
-                said = facts
-                await node.directory.announce(node.record())
+            offers, where = node.shop.offers(), (tuple(node.host.addrs), tuple(node.tunnel_addrs))
+            now_s, told = trio.current_time(), node.directory.told
+            known = () if told is None else told.offers
+            # Prices take a step every second, and most of them change nothing that the directory would pass on.
+            moved = offers_moved(said[0], offers) or offers_moved(known, offers[: len(known)])
+            if moved or where != said[1] or (now_s >= due_s and offers != said[0]):
+                said, due_s = (offers, where), now_s + DRIFT_S
+                await node.directory.announce(node.record(offers))
             await changed.wait()
             changed = trio.Event()
 

@@ -39,6 +39,8 @@ class Shop:
     capabilities: dict[tuple[Task, str], Capability] = field(default_factory=dict)
     unfit: list[str] = field(default_factory=list)
     """Models that cannot be announced, and why: an upstream may name its models as it likes."""
+    _told: dict[tuple[Task, str], tuple[tuple[Prices, int, int, int, int], Offer]] = field(default_factory=dict)
+    """The claim made last for each, and from what: checking a claim costs more than finding that it stands."""
 
     def __post_init__(self) -> None:
         tasks = served_tasks(self.config)
@@ -83,20 +85,16 @@ class Shop:
             if key not in loads:
                 continue
             load, capability = loads[key], self.capabilities[key]
-            prices = controller.ask(_market_load(load)).to_wire()
-            found.append(
-                Offer(
-                    task=key[0].value,
-                    model=key[1],
-                    tier=Tier.PLAIN.value,
-                    prices=prices,
-                    slots=load.slots,
-                    busy=load.busy,
-                    queue_wait_ms=round(load.wait_s * 1000),
-                    units_per_s=round(capability.units_per_s),
-                    context=capability.context,
-                )
-            )
+            prices = controller.ask(_market_load(load))
+            told = (prices, load.slots, load.busy, round(load.wait_s * 1000), round(capability.units_per_s))
+            before = self._told.get(key)
+            if before is None or before[0] != told:
+                offer = Offer(
+                    task=key[0].value, model=key[1], tier=Tier.PLAIN.value, prices=prices.to_wire(), slots=told[1],
+                    busy=told[2], queue_wait_ms=told[3], units_per_s=told[4], context=capability.context,
+                )  # fmt: skip
+                before = self._told[key] = (told, offer)
+            found.append(before[1])
         return tuple(found)
 
 

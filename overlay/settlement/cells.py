@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from overlay.settlement.limits import (
     MAX_NONCE,
     MAX_TERMS_BYTES,
     MAX_UINT32,
+    REMEMBERED_TERMS,
 )
 from transport.wire import WireError, decode, encode
 
@@ -162,10 +163,12 @@ class ChannelTerms:
         """The terms in deterministic CBOR."""
         return encode(self.to_wire())
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Parse what :meth:`to_bytes` made; :class:`transport.wire.WireError` otherwise."""
-        return cls.from_wire(decode(data, max_bytes=MAX_TERMS_BYTES))
+    @staticmethod
+    @lru_cache(maxsize=REMEMBERED_TERMS)
+    def from_bytes(data: bytes) -> ChannelTerms:
+        """Parse what :meth:`to_bytes` made; :class:`transport.wire.WireError` otherwise. Remembered, since a provider
+        reads all its channels from the ledger every few seconds, and each address is the hash of a tree of cells."""
+        return ChannelTerms.from_wire(decode(data, max_bytes=MAX_TERMS_BYTES))
 
 
 @dataclass(frozen=True)

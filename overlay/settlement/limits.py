@@ -36,6 +36,9 @@ MAX_UINT32 = 2**32 - 1
 MAX_TERMS_BYTES = 512
 """Encoded channel terms: two addresses, two keys and five integers take 260 bytes."""
 
+REMEMBERED_TERMS = 4096
+"""Channel terms kept parsed, with their addresses: those of all channels of a busy provider, at 2 KB each."""
+
 MAX_VOUCHER_BYTES = 256
 """An encoded voucher takes about 100 bytes, a signature 64 more."""
 

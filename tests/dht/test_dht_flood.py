@@ -192,7 +192,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(peer in self.pool for peer in self.model)
         assert all(self.pool.standing(peer) is held[0] for peer, held in self.model.items())
         assert sum(queue.count for queue in self.pool._queues.values()) == len(self.model)
-        assert all(len(queue.heap) <= 2 * queue.count + 17 for queue in self.pool._queues.values())
+        assert all(len(queue.heap or ()) <= 2 * queue.count + 17 for queue in self.pool._queues.values())
 
 
 TestPool = PoolMachine.TestCase

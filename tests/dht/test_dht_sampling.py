@@ -24,9 +24,11 @@ from dht.limits import (
     PAGE_RECORDS,
     REFRESH_S,
     SAMPLE_RECORDS,
+    SERVE_BURST_PAGES,
     SETTLED_AFTER_S,
     TOPIC_RECORDS_PER_S,
 )
+from dht.neighbours import Neighbours
 from transport.identity import Identity
 
 PROTOCOL = "/cocoon/main/capacity/1.0.0"
@@ -164,3 +166,22 @@ def test_newcomers_do_not_slow_the_others_down_before_they_have_settled(renewed:
         for at in (1000.0, 1000.0 + SETTLED_AFTER_S)[: 1 + renewed]:
             index.add(sign_record(who, selling(issued_at=int(at), seq=int(at))), at)
     assert index.settled() == (100 if renewed else 0)
+
+
+async def test_a_page_is_answered_at_once_within_the_allowance_and_garbage_is_left_to_a_stream(
+    autojump_clock: MockClock,
+) -> None:
+    index, rng = CapacityIndex(), Random(1)
+    record = replace(selling(), seq=1, issued_at=1000)
+    index.add(sign_record(Identity(b"p" * 32), record), 1000.0)
+    neighbours = Neighbours(None, PROTOCOL, index, None, lambda: 1001.0, rng)  # type: ignore[arg-type]  # not reached
+    asker = Identity(b"a" * 32).peer_id
+    reply = neighbours.prompt(asker, PageRequest().to_bytes())
+    assert reply is not None
+    assert len(Page.from_bytes(reply).envelopes) == 1
+    assert neighbours.prompt(asker, b"garbage") is None
+    answered = 1
+    while neighbours.prompt(asker, PageRequest().to_bytes()) is not None:
+        answered += 1
+    assert answered == SERVE_BURST_PAGES
+    assert neighbours.prompt(Identity(b"b" * 32).peer_id, PageRequest().to_bytes()) is not None

@@ -37,6 +37,7 @@ from overlay.market import (
     negotiate,
     run_controllers,
 )
+from overlay.market.negotiation import ClientNegotiation, State
 from transport.host.interface import DialError, StreamError
 from transport.identity import Identity
 
@@ -319,3 +320,21 @@ async def test_controllers_take_a_step_a_second_at_a_phase_of_their_own(autojump
     assert {round(b - a, 6) for a, b in pairwise(times)} == {1.0}
     assert times[0] % 1 == pytest.approx(Random(3).random())
     assert controller.level > 2.0
+
+
+async def test_quotes_are_answered_at_once_and_awards_are_left_to_a_stream(autojump_clock):
+    async with market() as host:
+        seller = Provider(host, 1, 700)
+        now_ms = int(clock() * 1000)
+        machine = ClientNegotiation(ME, seller.identity.peer_id, "main", -3, RNG.randbytes)
+        request = machine.request(WANT, now_ms)
+        quote = seller.server.prompt(ME.peer_id, request)
+        assert quote is not None
+        machine.receive(quote, now_ms)
+        assert machine.state is State.QUOTED
+        assert seller.server.prompt(ME.peer_id, request) is None, "a replay"
+        assert seller.server.prompt(ME.peer_id, b"garbage") is None
+        assert seller.server.prompt(seller.identity.peer_id, request) is None, "of somebody else"
+        award = machine.award(BUYER.payer, now_ms)
+        assert seller.server.prompt(ME.peer_id, award) is None
+        assert seller.desk.handle(ME.peer_id, award, now_ms).agreement is not None, "it was not used up"
