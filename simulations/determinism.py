@@ -37,6 +37,9 @@ class JumpClock(trio.abc.Clock):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self.before: Callable[[float], float] | None = None
+        """Told the next deadline when no task can run; the time to go to, at most that, after making somebody runnable
+        who waits for it without a deadline."""
 
     def start_clock(self) -> None:
         """It stands until somebody waits."""
@@ -47,6 +50,8 @@ class JumpClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Asked when no task can run: be there. Nobody sleeps, but for the end of all things."""
+        if self.before is not None:
+            deadline = self.before(deadline)
         if deadline == math.inf:
             return math.inf
         if deadline > self._now:

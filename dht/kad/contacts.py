@@ -66,7 +66,7 @@ def is_narrow(network: bytes) -> bool:
 class Contact:
     """A peer and where to reach it. Make one with :func:`contact`."""
 
-    __slots__ = ("addrs", "key", "networks", "peer_id", "shares", "wire")
+    __slots__ = ("_texts", "addrs", "key", "networks", "peer_id", "shares", "wire")
 
     def __init__(self, peer_id: PeerId, raw: bytes, addrs: tuple[bytes, ...]) -> None:
         self.peer_id = peer_id
@@ -78,6 +78,7 @@ class Contact:
         self.shares = tuple((network, is_narrow(network)) for network in networks)
         """The same, each with whether it is a /24 or /48."""
         """Of its claimed addresses. The address of a standing connection counts more (:mod:`dht.kad.routing`)."""
+        self._texts: tuple[str, ...] | None = None
         self.wire = _encode(raw, addrs)
         """The protobuf ``Message.Peer``, without its tag and length."""
 
@@ -86,8 +87,10 @@ class Contact:
 
     def texts(self) -> tuple[str, ...]:
         """Its addresses as multiaddrs that end in ``/p2p/<peer id>``."""
-        plain = [addr_from_wire(addr) for addr in self.addrs]
-        return tuple(f"{text}/p2p/{self.peer_id}" for text in plain if text is not None)
+        if self._texts is None:
+            plain = [addr_from_wire(addr) for addr in self.addrs]
+            self._texts = tuple(f"{text}/p2p/{self.peer_id}" for text in plain if text is not None)
+        return self._texts
 
     def merged(self, other: Contact) -> Contact:
         """With the addresses of ``other`` (the same peer) behind its own."""

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
+
+import msgspec
 
 from dht.kad.config import KadConfig
 from dht.kad.contacts import Contact
@@ -57,8 +58,7 @@ class _Path:
         self.window: list[_Peer] | None = None  # None: to be computed again
 
 
-@dataclass(frozen=True, slots=True)
-class LookupRequest:
+class LookupRequest(msgspec.Struct, frozen=True):
     """Ask ``contact`` now, on ``path``."""
 
     contact: Contact
@@ -165,7 +165,9 @@ class Lookup:
         path.answers += 1
         path.unimproved += 1
         for other in closer:
-            self._hear(other, peer.path, peer.hop + 1)
+            known = self._peers.get(other.key ^ self.target)
+            if known is None or peer.path not in known.told:  # most of what is told was told before
+                self._hear(other, peer.path, peer.hop + 1)
 
     def failed(self, contact: Contact) -> None:
         """A peer did not answer in time, could not be reached, or answered nonsense."""

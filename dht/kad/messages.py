@@ -13,10 +13,11 @@ left out: an honest node of another kind may know them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import TypeVar
+
+import msgspec
 
 from dht.kad.contacts import Contact, contact_from
 from dht.kad.errors import BadMessage
@@ -57,8 +58,7 @@ class MessageType(IntEnum):
 _TYPES: dict[int, MessageType] = {kind.value: kind for kind in MessageType}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A value under its key. ``time_received`` is RFC 3339, set by the sender: js-libp2p expects it, we ignore it."""
 
     key: bytes
@@ -66,9 +66,8 @@ class Record:
     time_received: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A request or a reply."""
+class Message(msgspec.Struct, frozen=True):
+    """A request or a reply. (Structs of msgspec are made in a sixth of a dataclass's time.)"""
 
     type: MessageType
     key: bytes = b""

@@ -7,8 +7,8 @@ which addresses it wants to be reached, which no other peer needs to be believed
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from dht.kad.contacts import Contact, addr_to_wire, seen_networks, unaddressed
@@ -28,8 +28,7 @@ from dht.kad.session import NoAnswer, Session, Wire
 from transport.identity import PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(msgspec.Struct, frozen=True):
     """What a connection tells of its peer."""
 
     addr: bytes | None

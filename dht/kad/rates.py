@@ -19,11 +19,6 @@ class PeerBudget:
     def __len__(self) -> int:
         return len(self._levels)
 
-    def affords(self, peer: str, now: float, cost: float = 1.0) -> bool:
-        """Whether ``peer`` can be charged without having to wait."""
-        level, since = self._levels.get(peer, (self._burst, now))
-        return level + (now - since) * self._per_s >= cost
-
     def charge(self, peer: str, now: float, cost: float = 1.0) -> float:
         """Charge ``peer`` at ``now`` (seconds of any one clock); how many seconds it has to wait for it, 0 if none."""
         level, since = self._levels.pop(peer, (self._burst, now))

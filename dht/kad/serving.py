@@ -63,19 +63,21 @@ class Server:
         """The reply to a request that is within the peer's budget and in order; None for all others, which
         :meth:`__call__` has a stream to refuse by."""
         now = trio.current_time()
-        if not self._running or len(request) > MAX_REQUEST_BYTES or not self._budget.affords(peer, now):
+        if not self._running or len(request) > MAX_REQUEST_BYTES:
             return None
         if self._streams.get(peer, 0) >= MAX_STREAMS_PER_PEER or self._open >= MAX_STREAMS:
             return None
-        try:
-            parsed = parse_request(request)
-            if parsed.type is MessageType.ADD_PROVIDER:
-                return None  # it has no reply
-            reply = self._answers.answer(peer, parsed, self._clock())
-        except KadError:
+        reply = None
+        if self._budget.charge(peer, now) == 0:
+            try:
+                parsed = parse_request(request)
+                if parsed.type is not MessageType.ADD_PROVIDER:  # which has no reply
+                    reply = self._answers.answer(peer, parsed, self._clock())
+            except KadError:
+                reply = None
+        if reply is None:
+            self._budget.charge(peer, now, -1.0)
             return None
-        assert reply is not None
-        self._budget.charge(peer, now)
         self.served[parsed.type] += 1
         self._neighbours.met(peer)
         return encode_message(reply)

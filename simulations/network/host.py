@@ -87,8 +87,6 @@ class VirtualHost:
         """Handlers that can answer at once, and how."""
         self._served: dict[VirtualStream, tuple[float, StreamHandler]] = {}
         """Streams that have no task, when each was last asked something, in that order, and their handlers."""
-        self._unsaid: list[VirtualStream] = []
-        """Streams opened in this tick, whose opening has not left unless something was sent."""
         self._followers: dict[NewsQueue[HostEvent], None] = {}
         self._dialling: dict[PeerId, trio.Event] = {}
         self._awaited: dict[PeerId, trio.Event] = {}
@@ -262,19 +260,10 @@ class VirtualHost:
         if link is None or peer in self._refused_until:
             link = await self._ensure_connected(peer, [addr for addr in addrs if split_addr(addr) is not None])
         stream = VirtualStream(link, peer, protocol)
-        if not self._unsaid:
-            self.network.timeline.at(0.0, self._say, None)
-        self._unsaid.append(stream)
+        self.network.opened(stream)
         self._opening[stream] = now = self.network.timeline.now()
         self._sweep_at(now + NEGOTIATE_S)
         return stream
-
-    def _say(self, _: object) -> None:
-        """The openings leave that nothing travels with."""
-        unsaid, self._unsaid = self._unsaid, []
-        for stream in unsaid:
-            if stream.link.is_open:
-                stream.begin()
 
     def _sweep_at(self, when_s: float) -> None:
         # At whole seconds, so that all hosts share few ticks: an answer has up to a second longer.

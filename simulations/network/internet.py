@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -15,8 +16,9 @@ from simulations.determinism import EventLog
 from simulations.network.dialling import split_peer
 from simulations.network.gossip import VirtualGossip
 from simulations.network.host import VirtualHost
-from simulations.network.limits import KEEPALIVE_S
+from simulations.network.limits import KEEPALIVE_S, OPENING_S
 from simulations.network.meanfield import Ether, MeanFieldGossip
+from simulations.network.streams import VirtualStream
 from simulations.network.timeline import Timeline
 from simulations.network.world import Atlas, Place
 from transport.host import background
@@ -66,6 +68,7 @@ class VirtualNetwork:
         self._machines: dict[str, VirtualHost] = {}
         self.sides: dict[int, int] = {}
         """By number of a host, on which side of a partition it is; 0 is not written. Replaced when it changes."""
+        self._unsaid: list[VirtualStream] = []
         self._ether = Ether() if mean_field else None
 
     @classmethod
@@ -164,6 +167,17 @@ class VirtualNetwork:
     def count_failure(self, error: Exception) -> None:
         """A stream handler let an error out."""
         self.handler_failures[type(error).__name__] += 1
+
+    def opened(self, stream: VirtualStream) -> None:
+        """A stream was opened; unless something is sent or awaited on it, its opening leaves a moment later."""
+        if not self._unsaid:
+            self.timeline.at(math.ceil(self.timeline.now() / OPENING_S) * OPENING_S, self._say, None)
+        self._unsaid.append(stream)
+
+    def _say(self, _: object) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for stream in unsaid:
+            stream.begin()
 
     # --- faults -------------------------------------------------------------------------------------------------------
 

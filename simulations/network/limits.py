@@ -43,6 +43,9 @@ does not wait."""
 NAT_MAPPING_S = 2 * 3600.0 + 240
 """How long a NAT keeps the mapping of an idle TCP connection (RFC 5382 REQ-5)."""
 
+OPENING_S = 0.02
+"""By when a stream's opening leaves without a first message to travel with, at the latest."""
+
 PROMPT_IDLE_S = 5.0
 """How long a stream whose requests were answered without a task may be silent before its handler gets it as a stream,
 and its own rule for idle ones holds."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from simulations.determinism import JumpClock
 from simulations.network.limits import TICK_S
 
 _EPSILON = 1e-6  # ticks: what adding floating-point seconds may be off by
@@ -27,6 +28,7 @@ class Timeline:
         self._due: dict[int, list[tuple[Callable[[Any], None], Any]]] = {}
         self._ticks: list[int] = []
         self._sleep = trio.CancelScope()
+        self._task: trio.lowlevel.Task | None = None
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
         """``trio.current_time`` without two of its three calls: it is asked for each message."""
 
@@ -43,7 +45,7 @@ class Timeline:
             self._due[tick] = [(act, argument)]
             ticks = self._ticks
             heapq.heappush(ticks, tick)
-            if ticks[0] == tick:
+            if ticks[0] == tick and self._task is None:
                 self._sleep.deadline = tick * TICK_S
         else:
             due.append((act, argument))
@@ -51,6 +53,32 @@ class Timeline:
 
     async def run(self) -> None:
         """Deliver for ever."""
+        clock = trio.lowlevel.current_clock()
+        if isinstance(clock, JumpClock) and clock.before is None:
+            await self._run_before(clock)
+        else:
+            await self._run_asleep()
+
+    async def _run_before(self, clock: JumpClock) -> None:
+        """Without a scope and a deadline for each tick, which cost more than what happens in most: the clock asks."""
+        self._task = trio.lowlevel.current_task()
+        clock.before = self._next
+        try:
+            while True:
+                await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
+                self._deliver(math.floor(self.now() / TICK_S + _EPSILON))
+        finally:
+            clock.before = None
+
+    def _next(self, deadline: float) -> float:
+        """The next moment at which anything happens, a tick or ``deadline``; for a tick our task is woken."""
+        if not self._ticks or (at := self._ticks[0] * TICK_S) > deadline:
+            return deadline
+        assert self._task is not None
+        trio.lowlevel.reschedule(self._task)
+        return at
+
+    async def _run_asleep(self) -> None:
         task = trio.lowlevel.current_task()
 
         def wake(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:

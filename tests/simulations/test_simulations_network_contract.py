@@ -127,6 +127,55 @@ def test_a_connection_has_a_peer_at_each_end_and_serves_streams_both_ways(on: An
     on(check)
 
 
+class Doubler:
+    """Doubles what it is sent, and at once what is short; the end of a stream is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.streams: list[PeerId] = []
+        self.ended = 0
+
+    def prompt(self, peer: PeerId, request: bytes) -> bytes | None:
+        if len(request) > 5:
+            return None
+        self.asked.append(request)
+        return request * 2
+
+    async def __call__(self, stream: HostStream) -> None:
+        self.streams.append(stream.peer_id)
+        try:
+            while True:
+                await stream.send(await stream.receive(1 << 20) * 2)
+        finally:
+            self.ended += 1
+
+
+def test_a_handler_that_can_answer_at_once_gives_its_caller_what_its_stream_would(on: Any) -> None:
+    async def check(opener: Opener) -> None:
+        async with opener(1) as server, opener(2) as client:
+            doubler = Doubler()
+            server.set_handler(ECHO, doubler)
+            await client.connect(server.addrs[0])
+            sizes = [1, 5, 6, 2, 300_000]
+            out = await client.open_stream(server.peer_id, ECHO)
+            for size in sizes:
+                await out.send(bytes(size))
+                assert await out.receive(1 << 20) == bytes(2 * size)
+            await out.aclose()
+            long = await client.open_stream(server.peer_id, ECHO)
+            await long.send(bytes(9))
+            assert await long.receive(100) == bytes(18)
+            await long.reset()
+            await until(lambda: doubler.ended == len(doubler.streams))
+            for _ in range(MAX_INBOUND_STREAMS + 1):  # those that are over take no place
+                short = await client.open_stream(server.peer_id, ECHO)
+                await short.send(b"ab")
+                assert await short.receive(100) == b"abab"
+                await short.aclose()
+
+    on(check)
+
+
 def test_messages_keep_their_order_and_what_was_sent_before_the_end_arrives(on: Any) -> None:
     async def check(opener: Opener) -> None:
         async def count(stream: HostStream) -> None:

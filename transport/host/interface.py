@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
 from transport.identity import PeerId
 
 
@@ -66,8 +68,7 @@ class EventKind(StrEnum):
     """A peer broke a protocol and was disconnected; ``detail`` says how."""
 
 
-@dataclass(frozen=True)
-class HostEvent:
+class HostEvent(msgspec.Struct, frozen=True):
     """Something that a user would want one line about."""
 
     kind: EventKind

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
 import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task
 
 T = TypeVar("T")
 
@@ -16,7 +17,7 @@ class NewsQueue(AsyncIterator[T], Generic[T]):
 
     def __init__(self, capacity: int) -> None:
         self._items: deque[T] = deque(maxlen=capacity)
-        self._wake = trio.Event()
+        self._reader: Task | None = None
         self._closed = False
         self.dropped = 0
         """How many items the reader missed."""
@@ -26,12 +27,21 @@ class NewsQueue(AsyncIterator[T], Generic[T]):
         if len(self._items) == self._items.maxlen:
             self.dropped += 1
         self._items.append(item)
-        self._wake.set()
+        self._wake()
 
     def close(self) -> None:
         """The reader gets what is queued and then the end."""
         self._closed = True
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None:
+            task, self._reader = self._reader, None
+            trio.lowlevel.reschedule(task)
+
+    def _abort(self, _: RaiseCancelT) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -43,6 +53,6 @@ class NewsQueue(AsyncIterator[T], Generic[T]):
             if self._closed:
                 await trio.lowlevel.checkpoint()
                 raise StopAsyncIteration
-            self._wake = trio.Event()
-            await self._wake.wait()
+            self._reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
         return self._items.popleft()

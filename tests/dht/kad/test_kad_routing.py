@@ -272,6 +272,15 @@ class TableMachine(RuleBasedStateMachine):
         assert len(self.table) == len({p.peer_id for p in self.table})
         assert all(len(waiting) <= MAX_REPLACEMENTS for waiting in self.table._replacements.values())
 
+    @invariant()
+    def what_it_remembers_is_what_counting_gives(self) -> None:
+        entries = [entry for bucket in self.table._buckets for entry in bucket.values()]
+        own, answering = self.table.own_key, [entry.contact for entry in entries if not entry.failures]
+        answering.sort(key=lambda contact: contact.key ^ own)
+        assert self.table._failing == len(entries) - len(answering)
+        assert self.table.closest(own, 4) == answering[:4]
+        assert self.table.reach() == (answering[3].key ^ own if len(answering) > 3 else None)
+
 
 TestTable = TableMachine.TestCase
 
