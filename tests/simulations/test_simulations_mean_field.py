@@ -157,7 +157,8 @@ def test_who_tells_or_is_told_of_few_records_looks_at_the_news_of_those_few() ->
     async def main(swarm: Swarm) -> None:
         reader = await swarm.stack.enter_async_context(swarm.network.open(identity(1)))
         assert isinstance(reader.gossip, MeanFieldGossip)
-        index, said = LateIndex(reader.gossip), {}
+        index = LateIndex(reader.gossip)
+        said: dict[bytes, SignedRecord] = {}
 
         def hear(message: GossipMessage) -> bool:
             return index.add(said[message.data], 1000.0) is Verdict.NEWS
