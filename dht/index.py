@@ -184,13 +184,18 @@ class CapacityIndex:
                         found.append((peer, record, offer))
         return found
 
-    def sample(self, task: str, model: str, count: int, rng: Random, *, now: float) -> list[Offer]:
+    def sample(self, task: str, model: str, count: int, rng: Random, *, now: float) -> list[Provider]:
         """Offers of ``count`` sellers picked at random, with repetition; fewer where the one picked has none standing.
         Costs no more in a large market than a look at the list of its sellers."""
         sellers = list(self._sellers.get((task, model), ()))
         picked = rng.choices(sellers, k=count) if sellers else []
-        records = [record for peer in picked if (record := self._live(peer, now)) is not None]
-        return [o for record in records for o in record.offers if o.task == task and o.model == model]
+        return [
+            (peer, record, offer)
+            for peer in picked
+            if (record := self._live(peer, now)) is not None
+            for offer in record.offers
+            if offer.task == task and offer.model == model
+        ]
 
     def models(self, *, now: float) -> list[tuple[str, str]]:
         """Every (task, model) that somebody sells now, sorted."""

@@ -40,6 +40,14 @@ MAX_AGREEMENT_MS = 3_600_000
 DEFAULT_AGREEMENT_MS = 60_000
 """A minute keeps negotiation off the path of nearly every job and the price close to the market's."""
 
+BUSY_FROM = 0.75
+"""A provider under this load (busy over slots, and the queue) holds a price for as long as it is asked to."""
+
+BUSY_AGREEMENT_MS = 5_000
+"""A fuller one does so for this long: a price held for a minute after demand has doubled sells to whoever came before
+what others need more, 5 % of all there is to gain (docs/protocols/market.md). Negotiating that often costs four
+messages a job."""
+
 # ---- the client's side (measured: docs/protocols/market.md, "Why this mechanism") -----------------------------------
 
 SAMPLE = 64
@@ -51,6 +59,13 @@ SHORTLIST = 8
 
 HOPELESS_LOSS = 0.10
 """Entries whose ask and delay cost over 10 % more than the job is worth are not asked: a quote will not mend that."""
+
+OUTDONE_BY = 0.03
+"""A standing agreement is compared with others once somebody's record looks better by this share of what a job costs in
+money and time: less is the noise of what is announced."""
+
+LOOKED_AT = 8
+"""Records that a client looks at before a job under a standing agreement: as many as it would ask, and no message."""
 
 GUMBEL_SCALE = 0.05
 """Noise on the shortlist's score, as a fraction of the job's value: spreads clients over near-equal providers."""

@@ -24,6 +24,7 @@ from overlay.market.agreement import (
     agreement_id,
     sign_agreement,
 )
+from overlay.market.controller import Load
 from overlay.market.messages import (
     NONCE_BYTES,
     Ack,
@@ -46,12 +47,13 @@ from transport.wire import WireError
 @dataclass(frozen=True)
 class Listing:
     """What is on offer for one (task, model, tier) at this moment: the prices asked, the floor below which nothing is
-    sold, how long a new job would wait, how many may run at once for one client."""
+    sold, how long a new job would wait, how many may run at once for one client, how long the price is held."""
 
     prices: Prices
     floor: Prices
     wait_ms: int
     max_parallel: int
+    holds_ms: int = limits.MAX_AGREEMENT_MS
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ class QuoteDesk:
             min_deposit_nanoton=self.terms.min_deposit_nanoton,
             max_parallel=listing.max_parallel,
             max_amount_nanoton=min(request.max_amount_nanoton, self.terms.max_amount_nanoton),
-            duration_ms=min(request.duration_ms, self.terms.max_duration_ms),
+            duration_ms=min(request.duration_ms, self.terms.max_duration_ms, listing.holds_ms),
         )
         given = seal(self.identity, quote)
         self._open[given.digest] = _Open(request, quote, listing.floor, quote.valid_until_ms, countered)
@@ -312,6 +314,11 @@ def quotable(listing: Listing | Refusal) -> Listing | Refusal:
     if isinstance(listing, Listing) and listing.wait_ms > limits.MAX_WAIT_MS:
         return Refusal(Reason.BUSY, f"the queue is {listing.wait_ms // 1000} s long; ask another provider")
     return listing
+
+
+def holds_ms(load: Load) -> int:
+    """How long a provider under ``load`` holds a price."""
+    return limits.BUSY_AGREEMENT_MS if load.pressure >= limits.BUSY_FROM else limits.MAX_AGREEMENT_MS
 
 
 def promised_start_ms(listing: Listing) -> int:

@@ -187,6 +187,18 @@ def to_award(bids: Iterable[Bid], want: Want, policy: ClientPolicy, rng: Random 
     return [*ready, *(bid for bid in order if bid.candidate.setup_nanoton)]
 
 
+def outdone(mine: Bid, rivals: Iterable[Candidate], want: Want, policy: ClientPolicy) -> bool:
+    """Whether one of ``rivals`` looks better by its record than ``mine``, what one has, by enough to ask around; or
+    ``mine`` would be too late."""
+    if seconds_until_done(want, mine) > policy.deadline_s:
+        return True
+    enough = score_nanoton(want, policy, mine) * (1 - limits.OUTDONE_BY)
+    told = (Bid(rival, rival.asks, rival.wait_ms) for rival in rivals)
+    return any(
+        score_nanoton(want, policy, bid) < enough for bid in told if seconds_until_done(want, bid) <= policy.deadline_s
+    )
+
+
 def to_counter(bids: Sequence[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:
     """Who is asked to yield: the best few when no quote is acceptable, else nobody."""
     if any(acceptable(bid, want, policy) for bid in bids):

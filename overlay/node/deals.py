@@ -19,6 +19,7 @@ from compute.estimate import estimate_usage, expected_usage
 from compute.tasks import Request, Task
 from compute.usage import Prices, Unit
 from dht import CapacityRecord, Directory, Offer
+from dht.announcing import Allowance
 from overlay.config import MarketSection
 from overlay.errors import CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
 from overlay.events import EventLog, prices_text
@@ -39,8 +40,8 @@ from overlay.market import (
     silent,
 )
 from overlay.market import Offer as QuotedOffer
-from overlay.market.limits import SHORTLIST
-from overlay.market.selection import MAIN_UNIT
+from overlay.market.limits import LOOKED_AT, SHORTLIST
+from overlay.market.selection import MAIN_UNIT, Bid, acceptable, outdone
 from overlay.node.links import Link, Links
 from overlay.node.reputation import Reputation, Served
 from overlay.node.trade_log import TradeLog
@@ -63,7 +64,7 @@ OPENING_S = 15.0
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
 
-CROWDED_WAIT_MS = 1_000
+CROWDED_WAIT_MS = 200
 """A standing agreement whose provider tells of a longer queue than this is not used while others may have none:
 negotiating takes half a second. Without this a client's jobs queue up at one provider for the whole minute while others
 idle, and a busy market loses half of its worth (docs/simulation.md, "The market alone")."""
@@ -77,9 +78,13 @@ MORE_OFFERS_S = 0.4
 LATER_OFFERS_S = 0.5
 """A client that has been up for a while knows the market: who is not there yet will not be in a moment."""
 
-RESHOP_S = 5.0
-"""A crowded provider is compared with others at most this often: a busy market is busy everywhere, and asking costs
-messages."""
+RESHOP_BURST, RESHOPS_PER_S = 8, 1.0
+"""How often a client leaves a standing agreement to compare: as often as a provider answers, for a while, and half of
+its burst. Every five seconds was too seldom: jobs in between piled up where the price had been best, and a full market
+lost a tenth of its worth (docs/protocols/market.md)."""
+
+LEFT_S = 1.0
+"""An agreement with less time left than this starts no job: the provider's clock decides."""
 
 MAX_DEALS = 256
 """Standing agreements kept: (task, model) pairs a client really uses."""
@@ -112,8 +117,6 @@ class Deal:
     ends_at: float
     """When no job should start under it any more, by trio's clock."""
     renew_at: float
-    shopped_at: float
-    """When others were last asked for quotes."""
     renewing: bool = False
     jobs: int = 0
     """That began under it."""
@@ -139,6 +142,7 @@ class Deals:
     """Jobs that the last agreement of a kind served."""
     reputation: Reputation = field(default_factory=Reputation)
     _running: dict[PeerId, dict[bytes, Waiting]] = field(default_factory=dict)
+    _reshops: Allowance = field(default_factory=lambda: Allowance(RESHOP_BURST, RESHOPS_PER_S))
     _started_at: float = field(default_factory=trio.current_time)
 
     async def get(self, request: Request) -> Deal:
@@ -148,7 +152,7 @@ class Deals:
         """
         key = (request.task, request.model)
         deal = self._usable(key)
-        if deal is not None and self._queues(deal):
+        if deal is not None and self._is_worse(request, deal) and self._may_reshop(key):
             deal = await self._reshop(key, request, deal)
         elif deal is None:
             if len(self._locks) > MAX_DEALS:
@@ -236,23 +240,54 @@ class Deals:
 
     # ---- leaving one for a better one ----
 
-    def _queues(self, deal: Deal) -> bool:
-        """Whether the provider announces that a job would wait: an offer that was the best may not be any more."""
-        if trio.current_time() < deal.shopped_at + RESHOP_S:
-            return False
+    def _may_reshop(self, key: tuple[Task, str]) -> bool:
+        return self._reshops.take("/".join(key), trio.current_time())
+
+    def _held(self, request: Request, deal: Deal) -> Bid | None:
+        """An agreement as its provider's record makes it look now; None without one."""
         body = deal.agreement.body
         record = self.directory.index.get(body.provider, self.clock())
-        sold = (body.task, body.model, body.tier)
-        offers = () if record is None else record.offers
-        return any(crowded(o.queue_wait_ms) for o in offers if (o.task, o.model, o.tier) == sold)
+        for offer in record.offers if record is not None else ():
+            if record is not None and (offer.task, offer.model, offer.tier) == (body.task, body.model, body.tier):
+                candidate = self._candidate((body.provider, record, offer), self._want(request, body.model))
+                return Bid(candidate, body.prices, offer.queue_wait_ms)
+        return None
+
+    def _is_worse(self, request: Request, deal: Deal) -> bool:
+        """Whether what was the best offer may not be any more: its provider announces that a job would wait, or one of
+        a few others at hand announces better."""
+        body, now = deal.agreement.body, self.clock()
+        mine = self._held(request, deal)
+        if mine is None or crowded(mine.start_ms):
+            return mine is not None
+        want, most = self._want(request, body.model), self._most(request, deal.agreement)
+        rivals = [
+            self._candidate(row, want)
+            for row in self.directory.index.sample(body.task, body.model, LOOKED_AT, self.rng, now=now)
+            if row[0] != body.provider and row[2].tier == body.tier and self._is_at_hand(row[0], most)
+        ]
+        return outdone(mine, rivals, want, self._policy())
+
+    def _is_at_hand(self, peer: PeerId, most_nanoton: int) -> bool:
+        """Whether a job could begin there at once."""
+        out = self.reputation.is_out(peer, trio.current_time()) or self.reputation.is_disputed(peer)
+        return not out and not self._is_silent(peer) and self.links.without_chain(peer, most_nanoton)
+
+    def _candidate(self, row: _Row, want: Want) -> Candidate:
+        """A reading of a record, as quick as it showed itself."""
+        peer, record, o = row
+        size = want.usage.get(MAIN_UNIT[want.task])
+        speed = self.reputation.units_per_s(peer, o.units_per_s, size, trio.current_time())
+        return Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs)
 
     async def _reshop(self, key: tuple[Task, str], request: Request, deal: Deal) -> Deal:
-        """Ask around again, the provider that we have included; keep what we have when nobody does better."""
+        """Ask around again, the provider that we have included; keep what we have when nobody does better, if it is
+        still worth having: its queue may have grown too long."""
         async with self._locks.setdefault(key, trio.Lock()):
             other = self._usable(key)
-            if other is not None and other is not deal:
+            if other is not None and other is not deal and not self._is_worse(request, other):
                 return other
-            deal.shopped_at = trio.current_time()
+            deal = other or deal
             paid = await self.links.paid()
             if not paid - {deal.link.peer}:
                 # The others cost a channel, which takes longer than most queues: see to that beside the work.
@@ -263,6 +298,11 @@ class Deals:
             try:
                 return await self._make(key, request, among=paid)
             except CocoonError:
+                held = self._held(request, deal)
+                if held is not None and not acceptable(
+                    held, self._want(request, deal.agreement.body.model), self._policy()
+                ):
+                    raise
                 return deal
 
     # ---- making one ----
@@ -302,11 +342,13 @@ class Deals:
             self.reputation.failed(body.provider, trio.current_time())
             raise
         lasts_s = (body.valid_until_ms / 1000) - self.clock()
+        if lasts_s <= LEFT_S and among is None:
+            # A busy provider holds a price for less time than a channel takes to open: agree anew, now that it is.
+            return await self._make(key, request, among=await self.links.paid())
         now = trio.current_time()
         asks = next((offer for peer, _, offer in rows if peer == body.provider), None)
         ask = body.prices if asks is None else Prices.from_wire(dict(asks.prices))
-        # A second of margin at the end: the provider's clock decides whether a job is admitted.
-        deal = Deal(agreement, link, ask, now + lasts_s - 1.0, now + lasts_s * (1 - RENEW_AT), now)
+        deal = Deal(agreement, link, ask, now + lasts_s - LEFT_S, now + lasts_s * (1 - RENEW_AT))
         if len(self._deals) >= MAX_DEALS:
             oldest = next(iter(self._deals))
             self._deals.pop(oldest)

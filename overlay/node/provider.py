@@ -331,8 +331,8 @@ def _start_tasks(node: ProviderNode, nursery: trio.Nursery, machine: Machine) ->
     rng = machine.rng
 
     def told(task: Task, model: str) -> list[float]:
-        offers = node.directory.index.sample(task.value, model, TOLD, rng, now=node.clock())
-        return [told_pressure(offer) for offer in offers]
+        rows = node.directory.index.sample(task.value, model, TOLD, rng, now=node.clock())
+        return [told_pressure(offer) for _, _, offer in rows]
 
     node.shop.told = told
 

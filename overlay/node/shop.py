@@ -13,6 +13,7 @@ from compute.usage import Prices, Unit
 from dht import Offer, RecordError
 from overlay.config import Config, PriceSection
 from overlay.market import Listing, Load, PriceController, Reason, Refusal, Tier
+from overlay.market.quoting import holds_ms
 from overlay.node.engines import served_tasks
 
 UNITS = {
@@ -89,7 +90,8 @@ class Shop:
             return Refusal(Reason.UNKNOWN_TIER, f"the tier {tier} is not served here: this machine is not attested")
         wait_ms = round(load.wait_s * 1000)
         parallel = load.slots + self.config.node.queue_per_engine
-        return Listing(controller.ask(_market_load(load)), controller.floor, wait_ms, parallel)
+        market_load = _market_load(load)
+        return Listing(controller.ask(market_load), controller.floor, wait_ms, parallel, holds_ms(market_load))
 
     def offers(self) -> tuple[Offer, ...]:
         """The same as claims for the directory."""

@@ -11,19 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from compute.tasks import Task
 from compute.usage import Prices
+from dht.announcing import Allowance
 from dht.limits import SETTLED_AFTER_S
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Listing, Refusal, Want, limits, shortlist
 from overlay.market.negotiation import yielded
 from overlay.market.provider import UPDATE_S
 from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped, yields
-from overlay.market.selection import Bid, to_award, to_counter
+from overlay.market.selection import Bid, acceptable, outdone, to_award, to_counter
 from overlay.node.client import MAX_TRIES
-from overlay.node.deals import RENEW_AT, crowded, with_setup
+from overlay.node.deals import LEFT_S, RENEW_AT, RESHOP_BURST, RESHOPS_PER_S, crowded, with_setup
 from overlay.node.reputation import FAILED_FOR_S
 from overlay.node.shop import told_pressure
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
@@ -86,10 +88,10 @@ class Client:
     number: int
     deal: Deal | None = None
     negotiating: bool = False
-    quoted: bool = False
-    """Whether anybody had a price in its last negotiation, if only one that was too dear."""
-    waiting: list[Job] = field(default_factory=list)
+    waiting: list[tuple[Job, bool]] = field(default_factory=list)
+    """Jobs behind its negotiation, and whether each left an agreement for it."""
     failed: dict[PeerId, float] = field(default_factory=dict)
+    reshops: Allowance = field(default_factory=lambda: Allowance(RESHOP_BURST, RESHOPS_PER_S))
     channels: set[int] = field(default_factory=set)
 
 
@@ -108,6 +110,8 @@ class Talk:
     done: Done
     order: list[Bid] = field(default_factory=list)
     awarded: int = 0
+    holds_s: dict[PeerId, float] = field(default_factory=dict)
+    """How long each who quoted holds its price."""
 
 
 class Ours(Policy):
@@ -193,13 +197,14 @@ class Ours(Policy):
             self._negotiate(client, job, lambda deal, when: self._placed(job, deal, when), now)
             return
         deal = self._usable(client, now)
-        if deal is not None and not self._crowded(deal, now):
+        worse = deal is not None and self._is_worse(client, job, deal, now) and client.reshops.take("", now)
+        if deal is not None and not worse:
             if now >= deal.renew_s and not deal.renewing:
                 deal.renewing = True
                 self._negotiate(client, job, lambda found, when: self._stands(client, found, when), now)
             self._placed(job, deal, now)
         elif client.negotiating:
-            client.waiting.append(job)
+            client.waiting.append((job, worse))
         else:
             client.negotiating = True
             self._negotiate(client, job, lambda found, when: self._first(client, job, found, when), now)
@@ -207,9 +212,31 @@ class Ours(Policy):
     def _usable(self, client: Client, now: float) -> Deal | None:
         return client.deal if client.deal is not None and now < client.deal.ends_s else None
 
-    def _crowded(self, deal: Deal, now: float) -> bool:
+    def _held(self, deal: Deal, now: float) -> Bid | None:
+        """An agreement as its provider's record makes it look now."""
         known = self._index.get(self._sellers[deal.provider].peer)
-        return known is not None and now < known.until_s and crowded(known.candidate.wait_ms)
+        if known is None or now >= known.until_s:
+            return None
+        return Bid(known.candidate, Prices({UNIT: deal.price_nanoton_per_munit}), known.candidate.wait_ms)
+
+    def _is_worth_having(self, job: Job, deal: Deal, now: float) -> bool:
+        held = self._held(deal, now)
+        return held is None or acceptable(held, *self._terms(job, now))
+
+    def _is_worse(self, client: Client, job: Job, deal: Deal, now: float) -> bool:
+        """Production's ``Deals._is_worse``."""
+        mine = self._held(deal, now)
+        if mine is None or crowded(mine.start_ms):
+            return mine is not None
+        rivals = [
+            rival.candidate
+            for rival in self._rng.choices(self._known, k=limits.LOOKED_AT)
+            if rival.until_s > now
+            and rival.candidate.provider != mine.candidate.provider
+            and client.failed.get(rival.candidate.provider, 0.0) <= now
+        ]
+        want, policy = self._terms(job, now)
+        return outdone(mine, rivals, want, policy)
 
     def _stands(self, client: Client, deal: Deal | None, now: float) -> None:
         if deal is not None:
@@ -218,12 +245,21 @@ class Ours(Policy):
     def _first(self, client: Client, job: Job, deal: Deal | None, now: float) -> None:
         client.negotiating = False
         self._stands(client, deal, now)
-        if deal is None and not client.quoted:
-            deal = self._usable(client, now)  # a crowded one will do when nobody has room
+        held = self._usable(client, now)
+        if deal is None and held is not None and self._is_worth_having(job, held, now):
+            deal = held
         waiting, client.waiting = client.waiting, []
         self._placed(job, deal, now)
-        for other in waiting:
-            self._get(other, now)
+        for other, left in waiting:
+            # What one agreed on is for those behind it too, unless they left another for the same fault.
+            usable = self._usable(client, now)
+            if usable is not None and not (left and self._is_worse(client, other, usable, now)):
+                self._placed(other, usable, now)
+            elif client.negotiating:
+                client.waiting.append((other, left))
+            else:
+                client.negotiating = True
+                self._negotiate(client, other, partial(self._first, client, other), now)
 
     def _placed(self, job: Job, deal: Deal | None, now: float) -> None:
         if deal is None:
@@ -251,7 +287,7 @@ class Ours(Policy):
 
     # ---- a negotiation ----
 
-    def _negotiate(self, client: Client, job: Job, done: Done, now: float) -> None:
+    def _terms(self, job: Job, now: float) -> tuple[Want, ClientPolicy]:
         left = max(0.0, job.at_s + job.deadline_s - now - 2 * ROUND_TRIP_S)
         policy = ClientPolicy(
             Prices({UNIT: job.value_nanoton_per_munit}),
@@ -260,7 +296,10 @@ class Ours(Policy):
             cap_covers_time=True,
         )
         usage = self._floor.usages[job.number]
-        want = Want(TASK, MODEL, usage, 10**9, duration_ms=max(1, int(self.options.standing_s * 1000)))
+        return Want(TASK, MODEL, usage, 10**9, duration_ms=max(1, int(self.options.standing_s * 1000))), policy
+
+    def _negotiate(self, client: Client, job: Job, done: Done, now: float) -> None:
+        want, policy = self._terms(job, now)
         talk = Talk(client, job, want, policy, self._floor.rng(job, 3), done)
         size = self.options.asks.get(client.number, limits.SHORTLIST)
         try:
@@ -269,9 +308,6 @@ class Ours(Policy):
             )
         except TooExpensive:
             chosen = []
-            client.quoted = True
-        else:
-            client.quoted = False
         if not chosen:
             done(None, now)
             return
@@ -292,6 +328,7 @@ class Ours(Policy):
             listing = quotable(seller.listing())
             if isinstance(listing, Listing):
                 bids.append(Bid(candidate, listing.prices, promised_start_ms(listing)))
+                talk.holds_s[candidate.provider] = min(self.options.standing_s, listing.holds_ms / 1000)
         wait = HALF_S
         if silent:
             # Dead entries hold a job up: briefly once there is a quote, else for the whole deadline.
@@ -299,7 +336,6 @@ class Ours(Policy):
         self._floor.at(now + wait, self._quoted, talk, bids)
 
     def _quoted(self, talk: Talk, bids: list[Bid], now: float) -> None:
-        talk.client.quoted = bool(bids)
         yielding = to_counter(bids, talk.want, talk.policy)
         if talk.client.number in self.options.pretends:
             yielding = to_award(bids, talk.want, talk.policy)[: limits.COUNTERED] or yielding
@@ -350,7 +386,6 @@ class Ours(Policy):
             self._floor.at(now + HALF_S, self._award, talk)
             return
         seller.machine.admission.promise(now)
-        lasts = self.options.standing_s
-        back = now + HALF_S
-        deal = Deal(number, bid.prices.per_million[UNIT], back, back + lasts - 1.0, back + lasts * (1 - RENEW_AT))
+        lasts, back = talk.holds_s[bid.candidate.provider], now + HALF_S
+        deal = Deal(number, bid.prices.per_million[UNIT], back, back + lasts - LEFT_S, back + lasts * (1 - RENEW_AT))
         self._floor.at(back, talk.done, deal)

@@ -175,7 +175,7 @@ def test_a_sample_is_of_standing_offers_of_the_model_and_reaches_every_seller() 
     index = CapacityIndex(max_records=100)
     for peer in "abcd":
         index.add(signed(peer, models=["m"] if peer != "d" else ["n"], ttl_s=10 if peer == "c" else 100), 1000)
-    offers = index.sample("chat", "m", 64, Random(1), now=1050)
-    assert {offer.model for offer in offers} == {"m"}
-    assert 20 < len(offers) < 60  # those picked whose record has expired are not replaced
+    rows = index.sample("chat", "m", 64, Random(1), now=1050)
+    assert {(peer, offer.model) for peer, _, offer in rows} == {("a", "m"), ("b", "m")}
+    assert 20 < len(rows) < 60  # those picked whose record has expired are not replaced
     assert index.sample("chat", "o", 64, Random(1), now=1050) == []

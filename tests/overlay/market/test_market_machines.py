@@ -17,6 +17,7 @@ from overlay.market import (
     Agreement,
     ClientNegotiation,
     Listing,
+    Load,
     Payer,
     PaymentTerms,
     QuoteDesk,
@@ -28,7 +29,7 @@ from overlay.market import (
     limits,
     messages,
 )
-from overlay.market.quoting import last_word
+from overlay.market.quoting import holds_ms, last_word
 from transport.identity import Identity
 from transport.wire import WireError, encode
 
@@ -146,6 +147,17 @@ def test_a_quote_binds_when_the_price_has_moved_since():
     shop.answer = Listing(PRICES.scaled(5, 1), FLOOR, 0, 4)
     reply = desk.handle(CLIENT.peer_id, client.award(PAYER, NOW + 5000), NOW + 5000)
     assert reply.agreement.body.prices == PRICES
+
+
+def test_a_provider_that_is_nearly_full_holds_its_price_for_seconds_and_an_idle_one_as_long_as_asked():
+    assert holds_ms(Load(3, 4, 0.0)) == limits.BUSY_AGREEMENT_MS
+    assert holds_ms(Load(2, 4, 0.0)) == limits.MAX_AGREEMENT_MS
+    client, desk, shop = parties()
+    shop.answer = Listing(PRICES, FLOOR, 0, 4, holds_ms(Load(4, 4, 1.0)))
+    ask(client, desk)
+    reply = desk.handle(CLIENT.peer_id, client.award(PAYER, NOW), NOW)
+    body = reply.agreement.body
+    assert body.valid_until_ms - body.valid_from_ms == limits.BUSY_AGREEMENT_MS
 
 
 def test_a_quote_no_longer_binds_after_its_time():

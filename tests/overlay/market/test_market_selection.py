@@ -12,7 +12,7 @@ from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
-from overlay.market.selection import Bid, acceptable, ranked, to_award, to_counter
+from overlay.market.selection import Bid, acceptable, outdone, ranked, to_award, to_counter
 from transport.identity import Identity
 
 U = Unit.COMPLETION
@@ -142,3 +142,19 @@ def test_without_any_channel_the_best_offer_wins_and_all_are_kept_to_fall_back_o
     assert to_award([dear, cheap], WANT, policy(cap=10**9), Random(1)) == [cheap, dear]
     ready = quote(3, 1_500)
     assert to_award([dear, cheap, ready], WANT, policy(cap=10**9), Random(1)) == [ready, cheap, dear]
+
+
+def test_an_agreement_is_outdone_by_a_record_that_is_clearly_better_in_money_and_time_together():
+    mine = bid(candidate(0, price=1000, speed=100_000.0))
+    assert not outdone(mine, [candidate(1, price=980, speed=100_000.0)], WANT, policy())
+    assert outdone(mine, [candidate(1, price=960, speed=100_000.0)], WANT, policy())
+    hurried = policy(value_of_time_nanoton_per_s=50)
+    assert not outdone(mine, [candidate(1, price=960, wait_ms=2000, speed=100_000.0)], WANT, hurried)
+    assert outdone(mine, [candidate(1, price=1000, speed=200_000.0)], WANT, hurried)
+    assert not outdone(mine, [], WANT, policy())
+
+
+def test_an_agreement_that_would_be_too_late_is_outdone_whoever_else_there_is():
+    mine = bid(candidate(0, speed=100_000.0), start_ms=1000)
+    assert outdone(mine, [], WANT, policy(deadline_s=10.5))
+    assert not outdone(mine, [candidate(1, price=1, speed=1000.0)], WANT, policy(deadline_s=11.5))

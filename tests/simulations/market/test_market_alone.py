@@ -109,7 +109,7 @@ def test_a_channel_is_paid_for_once_for_each_pair():
 
 def test_withholding_does_not_pay():
     deviation = next(d for d in DEVIATIONS if d.name == "withhold")
-    assert gain(deviation, honest(setting(1, 12, 100.0))) < 0
+    assert gain(deviation, honest(setting(1, 12, 300.0))) < 0
 
 
 def test_a_move_is_timed_until_the_price_stays_near_its_new_level():
