@@ -73,26 +73,30 @@ async def _dial(endpoint: TunnelEndpoint, addr: str, peer: PeerId, record: Capac
 
 
 async def _through(host: Host, endpoint: TunnelEndpoint, peer: PeerId, record: CapacityRecord) -> Tunnel:
+    protocol = tunnel_protocol(endpoint.subnet)
     with trio.fail_after(DIAL_S):
-        stream = await host.open_stream(peer, tunnel_protocol(endpoint.subnet), addrs=record.host_addrs)
-        if _relayed(host, peer) and await _upgraded(host, peer):
-            await stream.reset()
-            stream = await host.open_stream(peer, tunnel_protocol(endpoint.subnet))
+        stream = await host.open_stream(peer, protocol, addrs=record.host_addrs)
+    if _relayed(host, peer):
+        # Not kept open meanwhile: whoever answers it would wait for a handshake.
+        await stream.reset()
+        await _upgraded(host, peer)
+        with trio.fail_after(DIAL_S):
+            stream = await host.open_stream(peer, protocol, addrs=record.host_addrs)
+    with trio.fail_after(DIAL_S):
         link = HostStreamLink(stream, relayed=_relayed(host, peer))
         return await connect(link, endpoint, peer, static_key=record.noise_key)
 
 
-async def _upgraded(host: Host, peer: PeerId) -> bool:
-    """Whether the circuit to ``peer`` becomes a direct connection in a moment. A tunnel stays where it was opened, and
+async def _upgraded(host: Host, peer: PeerId) -> None:
+    """Wait a moment for the circuit to ``peer`` to become a direct connection. A tunnel stays where it was opened, and
     one through a relay has its bounds."""
     async with host.events() as events:
         with trio.move_on_after(UPGRADE_S):
             if not _relayed(host, peer):
-                return True
+                return
             async for event in events:
                 if event.kind is EventKind.UPGRADED and event.peer_id == peer:
-                    return True
-    return False
+                    return
 
 
 def _worth_dialling(host: Host, peer: PeerId, record: CapacityRecord) -> Sequence[str]:

@@ -4,6 +4,7 @@ import { createInterface } from 'node:readline'
 
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
+import { autoNAT } from '@libp2p/autonat'
 import { gossipsub, StrictSign, TopicValidatorResult } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
@@ -28,7 +29,7 @@ async function echo (stream) {
 }
 
 const commands = {
-  async start ({ listen, swarmKey, kad, namespace }) {
+  async start ({ listen, swarmKey, kad, namespace, autonat }) {
     const services = {
       identify: identify({ agentVersion: 'interop-js/1' }),
       ping: ping(),
@@ -46,6 +47,7 @@ const commands = {
         selectors: { [namespace]: () => 0 }
       })
     }
+    if (autonat) services.autonat = autoNAT()
     node = await createLibp2p({
       addresses: { listen },
       transports: [tcp()],
@@ -91,6 +93,27 @@ const commands = {
     }
     await stream.close()
     return { answer: hex(got.slice(1)) }
+  },
+
+  // A question of AutoNAT in js-libp2p's own encoding, and the answer as it reads it. Its service would not ask about
+  // loopback.
+  async dialback ({ addr, addrs }) {
+    const codec = new URL('../../node_modules/@libp2p/autonat/dist/src/pb/index.js', import.meta.url)
+    const { Message } = await import(codec)
+    const stream = await node.dialProtocol(multiaddr(addr), '/libp2p/autonat/1.0.0', { signal: AbortSignal.timeout(8000) })
+    const data = Message.encode({
+      type: Message.MessageType.DIAL,
+      dial: { peer: { id: node.peerId.toMultihash().bytes, addrs: addrs.map((text) => multiaddr(text).bytes) } }
+    })
+    stream.send(Uint8Array.from([data.length, ...data]))
+    const got = []
+    for await (const chunk of stream) {
+      got.push(...chunk.subarray())
+      if (got.length > got[0]) break
+    }
+    await stream.close()
+    const { dialResponse } = Message.decode(Uint8Array.from(got.slice(1)))
+    return { status: dialResponse.status, addr: dialResponse.addr && multiaddr(dialResponse.addr).toString() }
   },
 
   // What js-libp2p does not do by itself: the negotiation and the first message of a stream in one go, as go-libp2p sends

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import trio
+from multiaddr import Multiaddr
 
-from transport.host import DialError, HostStream, Libp2pHost, ProtocolRefused, format_swarm_key
+from transport.host import DialError, HostStream, Libp2pHost, NatOptions, ProtocolRefused, format_swarm_key
+from transport.host.autonat.messages import AUTONAT, DIAL_REFUSED, question, read_answer
 from transport.identity import Identity
 
 LISTEN = ["/ip4/127.0.0.1/tcp/0"]
@@ -201,6 +203,27 @@ async def test_a_wrong_or_missing_swarm_key_is_refused_both_ways(
         with pytest.raises(AssertionError):
             await peer.ask("dial", addr=ours.addrs[0], ms=1000)
         assert not ours.peers()
+
+
+async def test_js_asks_us_to_dial_it_back(js_peer: Any) -> None:
+    async with js_peer() as peer, host(nat=NatOptions(outside=lambda _: True)) as ours:
+        here = peer.addrs[0].partition("/p2p/")[0]
+        said = await peer.ask("dialback", addr=ours.addrs[0], addrs=["/ip4/192.0.2.1/tcp/1", here])
+        assert said == {"status": "OK", "addr": here}
+        said = await peer.ask("dialback", addr=ours.addrs[0], addrs=["/ip4/127.0.0.1/tcp/1"])
+        assert said["status"] == "E_DIAL_ERROR"
+        said = await peer.ask("dialback", addr=ours.addrs[0], addrs=["/ip4/192.0.2.1/tcp/1"])
+        assert said["status"] == "E_DIAL_REFUSED"
+
+
+async def test_js_understands_our_question_and_dials_no_loopback_address(js_peer: Any) -> None:
+    async with js_peer(autonat=True) as peer, host() as ours:
+        await ours.connect(peer.addrs[0])
+        await until(lambda: ours._nat._speaks(peer.peer_id, AUTONAT))
+        stream = await ours.open_stream(peer.peer_id, AUTONAT)
+        await stream.send(question(ours.peer_id, [Multiaddr(ours.addrs[0].partition("/p2p/")[0])]))
+        with trio.fail_after(10):
+            assert read_answer(await stream.receive(4096)) == (DIAL_REFUSED, None)
 
 
 async def test_garbage_on_a_stream_from_js_costs_it_that_stream(js_peer: Any) -> None:

@@ -45,7 +45,7 @@ def test_options_mean_what_they_say():
         ({"rate": "1kbit"}, "--rate lies between"),
         ({"nat": 3}, "--nat 3 of 3 nodes: one at least must be outside"),
         ({"nat": 1, "carrier": "veth"}, "--nat is done by the relay"),
-        ({"nat_kind": "cone"}, "--nat-kind: there is no 'cone'; there are full-cone, symmetric, firewall"),
+        ({"nat_kind": "cone"}, "--nat-kind: there is no 'cone'; there are full-cone, restricted, symmetric, firewall"),
         ({"delay": "1ms", "carrier": "veth"}, "plain veth pairs neither delay nor lose"),
         ({"carrier": "pigeon"}, "--carrier: there is no 'pigeon'"),
         ({"netns": False, "delay": "1ms"}, "need --netns"),

@@ -26,6 +26,7 @@ from transport.host.limits import (
     PUNCH_IN_ALL,
     PUNCH_MAX_ADDRS,
     PUNCH_MAX_MESSAGE,
+    PUNCH_MAX_ROUND_TRIP_S,
     PUNCH_PER_PEER,
     PUNCH_RETRY_S,
     PUNCH_WINDOW_S,
@@ -74,7 +75,7 @@ class Puncher:
         self._own = own
         self._outside = outside
         self._beacons: dict[str, Beacon] = {}
-        self._lighting = False
+        self._lighting: trio.Event | None = None
         self._rates = DialBackRates(PUNCH_PER_PEER, PUNCH_IN_ALL, PUNCH_WINDOW_S)
         self._busy: set[PeerId] = set()
         self._awaited: dict[PeerId, trio.Event] = {}
@@ -92,9 +93,14 @@ class Puncher:
         ip = plain_ip(addr)
         family = "ip6" if ip is not None and ":" in ip else "ip4"
         known = self._beacons.get(family)
-        if self._lighting or ip is None or not self._outside(ip) or (known and not known.connection.is_closed):
+        if (
+            self._lighting is not None
+            or ip is None
+            or not self._outside(ip)
+            or (known and not known.connection.is_closed)
+        ):
             return
-        self._lighting = True
+        lit = self._lighting = trio.Event()
         try:
             with trio.fail_after(PUNCH_EXCHANGE_S):
                 stream = await self._transport.dial_from_port(addr)
@@ -106,7 +112,14 @@ class Puncher:
         except Exception as error:
             hardening.log.debug("no connection from the listening port to %s: %r", relay, error)
         finally:
-            self._lighting = False
+            self._lighting = None
+            lit.set()
+
+    async def _light_stands(self) -> None:
+        """Wait a moment for :meth:`light`, if it is at it: a circuit may be there before we know how we look."""
+        if self._lighting is not None:
+            with trio.move_on_after(PUNCH_MAX_ROUND_TRIP_S):
+                await self._lighting.wait()
 
     def seen_at(self) -> list[Multiaddr]:
         """Where others may reach our listening port while we dial them from it."""
@@ -162,6 +175,7 @@ class Puncher:
         return self._dialler.direct(peer) is not None
 
     async def _initiate(self, peer: PeerId, relayed: Any) -> bool:
+        await self._light_stands()
         for _ in range(PUNCH_ATTEMPTS):
             if not (own := self.seen_at()) or relayed.is_closed:
                 return False
@@ -194,6 +208,7 @@ class Puncher:
         if self._relayed(peer, Direction.OUTBOUND) is None or stream.remote_ip is not None or not self._begin(peer):
             raise StreamError("nobody asked for a hole")
         try:
+            await self._light_stands()
             responder = Responder(self.seen_at(), self._outside)
             for _ in range(2 * PUNCH_ATTEMPTS):
                 with trio.fail_after(PUNCH_EXCHANGE_S):
@@ -218,8 +233,9 @@ class Puncher:
                 except OSError:
                     await trio.sleep(PUNCH_RETRY_S)  # its router refuses until the peer's own dial opens it
                     continue
-                with suppress(Exception):
-                    await connected(peer, stream)
+                # By a task of the host's: this one is cancelled as soon as the connection is in the books, and libp2p
+                # closes it again when it is cut off in telling everybody of it.
+                self._spawn(connected, peer, stream)
                 return
 
         with trio.move_on_after(PUNCH_DIAL_S):
@@ -234,11 +250,11 @@ class Puncher:
 
     async def _serve_it(self, _: PeerId, stream: Any) -> None:
         # Both sides have dialled, and one must be the listener: whoever began the exchange (go- and rust-libp2p).
-        self._spawn(self._accept, stream)
-        await trio.lowlevel.checkpoint()
+        await self._accept(stream)
 
     async def _be_its_client(self, peer: PeerId, stream: Any) -> None:
-        await hardening.upgrade(self._swarm, stream.raw(True), ID.from_string(peer))
+        with suppress(Exception), trio.move_on_after(PUNCH_DIAL_S):
+            await hardening.upgrade(self._swarm, stream.raw(True), ID.from_string(peer))
 
     async def _retire(self, relayed: Any) -> None:
         """Close the circuit once nobody uses it: others wait for its place."""
