@@ -239,7 +239,7 @@ class PostedDeals(Deals):
         link = await self.links.get(agreement.body, self._most(request, agreement))
         now_s = trio.current_time()
         ends_s = now_s + agreement.body.valid_until_ms / 1000 - self.clock() - MARGIN_S
-        return Deal(agreement, link, chosen.asks, ends_s, math.inf, now_s)
+        return Deal(agreement, link, chosen.asks, ends_s, math.inf)
 
 
 def _load(machine: ProviderPeer, request: Request) -> Load | None:
