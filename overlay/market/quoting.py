@@ -332,9 +332,10 @@ def slipped(listing: Listing, promised_ms: int) -> bool:
 
 
 def yields(listing: Listing) -> bool:
-    """Whether a counter is met at all: while a slot is free. A full provider sells the place to somebody else, and who
-    always says that it is too dear must not get it for a tenth less."""
-    return listing.wait_ms == 0
+    """Whether a counter is met at all: while there is room, and the price is held for long because of it. A provider
+    that is nearly full sells the place to somebody else, and who always says that it is too dear must not get it for a
+    tenth less."""
+    return listing.wait_ms == 0 and listing.holds_ms > limits.BUSY_AGREEMENT_MS
 
 
 def last_word(quoted: Prices, proposed: Prices, floor: Prices) -> Prices:
