@@ -11,7 +11,7 @@ So the price moves where one's own load says, slowly while the market is quiet a
 and a quote weighs one's own queue against the others', while the queue that all have weighs little until it is long.
 
 λ multiplies a base price vector, so one number steers all units. Floats steer; what leaves is integer nanoTON, never
-below the cost and never above the cap. Dropping the damping gains a provider nothing and makes the market swing: the
+below the cost and never above the cap. Dropping the damping gains a provider some 4 % and makes the market swing: the
 damped form is what ships.
 """
 
