@@ -77,10 +77,9 @@ def _of_provider(node: ProviderNode) -> Iterator[Row]:
         lost = job_limits.MAX_CLAIMS + job_limits.MAX_JOBS_PER_TUNNEL
         yield "lost jobs of a channel", len(payee._lost), lost
     for handler in node.host._handlers.values():  # type: ignore[attr-defined]  # a virtual host
-        server = getattr(handler, "__self__", None)
-        if isinstance(server, MarketServer):
-            desk: Any = server.desk
-            yield "negotiations", server._sessions.total(), market_limits.MAX_SESSIONS
+        if isinstance(handler, MarketServer):
+            desk: Any = handler.desk
+            yield "negotiations", handler._sessions.total(), market_limits.MAX_SESSIONS
             yield "open quotes", len(desk._open), market_limits.MAX_OPEN_QUOTES
             yield "requests remembered", len(desk._seen), market_limits.MAX_REMEMBERED_REQUESTS
             yield "clients whose rate is known", len(desk._rates), market_limits.MAX_TRACKED_CLIENTS
