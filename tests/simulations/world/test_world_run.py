@@ -30,8 +30,8 @@ def test_a_run_leaves_its_words_its_jobs_its_money_and_what_was_expected_of_it()
 
 
 def test_a_run_that_is_cut_short_says_so() -> None:
-    result = run(MARKET, 4, until_event=500)
+    result = run(MARKET, 4, until_event=300)
     assert not result.complete
-    assert result.events == 500
-    assert "500" in result.stopped_because
+    assert result.events == 300
+    assert "300" in result.stopped_because
     assert run(MARKET, 4, until_s=7.0).stopped_because == "second 7 was reached"

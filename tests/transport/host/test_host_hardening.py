@@ -221,16 +221,16 @@ async def test_p3_a_cancelled_opening_gives_its_place_in_the_muxer_back(new_host
         server.set_handler(ECHO, echo)
         await assert_serves(server, client)
         muxed = client._connection(server.peer_id).muxed_conn
-        free = muxed.stream_backlog_semaphore.value
         await muxed._write_lock.acquire()  # the socket is busy: no SYN leaves
         for _ in range(5):
             nursery.start_soon(client.open_stream, server.peer_id, ECHO)
-        await until(lambda: muxed.stream_backlog_semaphore.value <= free - 5)
+        await until(lambda: muxed._write_lock.statistics().tasks_waiting >= 5)
+        left = muxed.stream_backlog_semaphore.value
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await trio.sleep(0.05)
             muxed._write_lock.release()
-            await until(lambda: muxed.stream_backlog_semaphore.value >= free)
+            await until(lambda: muxed.stream_backlog_semaphore.value >= left + 5)
 
 
 async def test_p4_a_dial_ends_when_it_succeeds(new_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
