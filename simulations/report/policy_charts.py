@@ -22,6 +22,7 @@ WORDS: Mapping[str, str] = {
     "too_dear": "refused: too dear",
     "no_room": "refused: no room",
     "failed": "failed",
+    "cheated": "cheated",
     "unfinished": "not ended",
     "channel": "wait for a channel",
     "dealing": "wait for a deal",
@@ -37,6 +38,7 @@ WORDS: Mapping[str, str] = {
 
 _EXPLAINED = (
     "Refused: too dear, everybody asked more than the client pays; no room, everybody was full or nobody was known. "
+    "Cheated: an answer that was not what was bought counts for nothing. "
     "Waits are worth what their clients say a second is. Shared machine: slower than alone on it. Not the best "
     "machine: slower or dearer than another that had time. Dearer owner: one who wants more for it than others. "
     "Worth less than others: done, although its machine's time was worth more to somebody else. Machines idle: "

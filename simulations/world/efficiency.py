@@ -37,15 +37,19 @@ LEAST_JOBS = 100
 TAIL_S = 120.0
 """Jobs asked for so shortly before the end are left out: most of them could not be done any more."""
 
+CHEATING = "cheating"
+"""The behaviour of providers whose answers are not what was bought."""
+
 CAUSES = (
-    "too_dear", "no_room", "failed", "unfinished", "channel", "dealing", "queue", "sharing", "machine", "dear",
-    "displaced", "idle", "outside",
+    "too_dear", "no_room", "failed", "cheated", "unfinished", "channel", "dealing", "queue", "sharing", "machine",
+    "dear", "displaced", "idle", "outside",
 )  # fmt: skip
 """What kept a market from the optimum:
 
 too_dear    refused: everybody asked more than the client pays
 no_room     refused: everybody was full, or nobody was known
 failed      failed, and what had been made until then
+cheated     answered by a provider that cheats: such an answer counts for nothing, though parts of some would do
 unfinished  not ended when the run did, or its client stopped
 channel     waited for a payment channel to be opened
 dealing     waited for quotes and awards, or for another try
@@ -149,6 +153,7 @@ class _Account:
         """What its owner wants for a second, likewise."""
         self._capacity: dict[int, Floats] = {}
         """Its seconds in each minute, likewise."""
+        self._cheats = {provider.number for provider in result.providers if provider.behaviour == CHEATING}
         for provider in result.providers:
             self._add(provider)
         self.jobs = [job for job in result.jobs if job.wanted and any(kind.serves(job) for kind in self._kinds)]
@@ -228,7 +233,7 @@ class _Account:
 
     def _worth(self, number: int) -> float:
         job = self.jobs[number]
-        if job.outcome != "done" or job.ended_at_s is None:
+        if job.outcome != "done" or job.ended_at_s is None or job.provider in self._cheats:
             return 0.0
         return job.value_nanoton - job.value_of_time * (job.ended_at_s - job.asked_at_s - self._quickest[number])
 
@@ -269,6 +274,9 @@ class _Account:
         work = self._work(job)
         if job.outcome != "done" or job.ended_at_s is None or work is None or job.first_token_at_s is None:
             yield "unfinished" if job.outcome == "running" else "failed", best + price - self._worth(number)
+            return
+        if job.provider in self._cheats:
+            yield "cheated", best + price - self._worth(number)
             return
         what, hurry = work[1], job.value_of_time
         sent_s = min(max(job.asked_at_s, job.sent_at_s or job.asked_at_s), job.first_token_at_s)

@@ -69,6 +69,14 @@ def test_all_that_is_worth_its_cost_done_at_once_is_all_that_there_was() -> None
     assert not lost(found)
 
 
+def test_the_answers_of_a_provider_that_cheats_gain_nothing_however_quick_they_are() -> None:
+    cheat = msgspec.structs.replace(provider(1), behaviour="cheating")
+    jobs = [job(10.0 * n, provider=n % 2, seconds=FASTEST_S if n % 2 == 0 else 0.1) for n in range(200)]
+    found = of(jobs, provider(), cheat)
+    assert found.gained_nanoton == pytest.approx(100 * 10**6 - 200 * COST, rel=1e-3), "half of the work was for nothing"
+    assert lost(found) == {"cheated": round(1 - found.share, 3)}
+
+
 @pytest.mark.parametrize(
     ("outcome", "error", "cause"),
     [("failed", "ProviderGone: x", "failed"), ("refused", "TooExpensive", "too_dear"),
