@@ -7,10 +7,9 @@ has a queue, others are asked again before the next job. What providers did with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
-from statistics import median_low
 from typing import Protocol
 
 import trio
@@ -18,7 +17,7 @@ import trio
 from compute.estimate import estimate_usage, expected_usage
 from compute.tasks import Request, Task
 from compute.usage import Prices, Unit
-from dht import CapacityRecord, Directory, Offer
+from dht import Directory, Provider
 from dht.announcing import Allowance
 from overlay.config import MarketSection
 from overlay.errors import CocoonError, NoProvider, ProviderGone, TooExpensive, UnknownModel
@@ -36,30 +35,20 @@ from overlay.market import (
     Want,
     collect_quotes,
     negotiate,
-    shortlist,
     silent,
 )
 from overlay.market import Offer as QuotedOffer
-from overlay.market.limits import LOOKED_AT, SHORTLIST
-from overlay.market.selection import MAIN_UNIT, Bid, acceptable, outdone
+from overlay.market.limits import LOOKED_AT
+from overlay.market.selection import Bid, acceptable, outdone
 from overlay.node.links import Link, Links
 from overlay.node.reputation import Reputation, Served
+from overlay.node.shortlisting import Shortlister
 from overlay.node.trade_log import TradeLog
 from transport.host.interface import Host
 from transport.identity import PeerId
 
 AUTO = "auto"
 """The model name that leaves the choice to us."""
-
-STRANGERS = 4
-"""Of those asked for quotes, providers that are not known for long, where others are to be had: half. Identities cost
-nothing, and may name any price; those whom a flood of them brings would be the cheapest of all."""
-
-CHANNEL_NANOTON = 12_900_000
-"""What one more payment channel costs in its life (docs/benchmarks.md, "Money"): as much as hundreds of chats."""
-
-OPENING_S = 15.0
-"""How long the first job waits for it: three blocks of TON."""
 
 RENEW_AT = 0.3
 """An agreement with less than this share of its time left is renewed in the background."""
@@ -92,13 +81,6 @@ MAX_DEALS = 256
 SILENT_S = 20.0
 """A provider that has told nothing of a job it began for so long gets no other job meanwhile. Slow machines tell of
 their work every few seconds."""
-
-BELIEVED_SHARE = 1 / 8
-"""Of negotiations that believe what a provider says of its speed before it has served us. In the others it counts as no
-quicker than the middle one: so saying more brings a liar an eighth of the first jobs, and who really is quick is found
-within a few minutes of use."""
-
-_Row = tuple[PeerId, CapacityRecord, Offer]
 
 
 class Waiting(Protocol):
@@ -144,6 +126,11 @@ class Deals:
     _running: dict[PeerId, dict[bytes, Waiting]] = field(default_factory=dict)
     _reshops: Allowance = field(default_factory=lambda: Allowance(RESHOP_BURST, RESHOPS_PER_S))
     _started_at: float = field(default_factory=trio.current_time)
+    _choice: Shortlister = field(init=False)
+
+    def __post_init__(self) -> None:
+        value_of_time = self.market.value_of_time_nanoton_per_s
+        self._choice = Shortlister(self.reputation, self.directory.index, value_of_time, self.rng)
 
     async def get(self, request: Request) -> Deal:
         """An agreement for ``request`` with a working link, at once when there is one.
@@ -229,7 +216,7 @@ class Deals:
         rows = self._of_one_model(await self._rows(task, model), request)
         want = self._want(request, rows[0][2].model)
         try:
-            candidates = self._shortlist(rows, want, await self.links.paid())
+            candidates = self._choice.shortlist(rows, want, self._policy(), await self.links.paid())
             found = await collect_quotes(
                 self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
                 observer=self._told(want, candidates),
@@ -249,7 +236,7 @@ class Deals:
         record = self.directory.index.get(body.provider, self.clock())
         for offer in record.offers if record is not None else ():
             if record is not None and (offer.task, offer.model, offer.tier) == (body.task, body.model, body.tier):
-                candidate = self._candidate((body.provider, record, offer), self._want(request, body.model))
+                candidate = self._choice.candidate((body.provider, record, offer), self._want(request, body.model))
                 return Bid(candidate, body.prices, offer.queue_wait_ms)
         return None
 
@@ -262,7 +249,7 @@ class Deals:
             return mine is not None
         want, most = self._want(request, body.model), self._most(request, deal.agreement)
         rivals = [
-            self._candidate(row, want)
+            self._choice.candidate(row, want)
             for row in self.directory.index.sample(body.task, body.model, LOOKED_AT, self.rng, now=now)
             if row[0] != body.provider and row[2].tier == body.tier and self._is_at_hand(row[0], most)
         ]
@@ -272,13 +259,6 @@ class Deals:
         """Whether a job could begin there at once."""
         out = self.reputation.is_out(peer, trio.current_time()) or self.reputation.is_disputed(peer)
         return not out and not self._is_silent(peer) and self.links.without_chain(peer, most_nanoton)
-
-    def _candidate(self, row: _Row, want: Want) -> Candidate:
-        """A reading of a record, as quick as it showed itself."""
-        peer, record, o = row
-        size = want.usage.get(MAIN_UNIT[want.task])
-        speed = self.reputation.units_per_s(peer, o.units_per_s, size, trio.current_time())
-        return Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs)
 
     async def _reshop(self, key: tuple[Task, str], request: Request, deal: Deal) -> Deal:
         """Ask around again, the provider that we have included; keep what we have when nobody does better, if it is
@@ -327,7 +307,7 @@ class Deals:
         want = replace(self._want(request, rows[0][2].model), jobs=self._usual.get(key, 1))
         paid = await self.links.paid()
         try:
-            candidates = self._shortlist(rows, want, paid)
+            candidates = self._choice.shortlist(rows, want, self._policy(), paid)
             agreement = await negotiate(
                 self.host, self.buyer, candidates, want, self._policy(), clock=self.clock, rng=self.rng,
                 observer=self._told(want, candidates),
@@ -363,7 +343,7 @@ class Deals:
             # The old one still stands for a while; the next job negotiates in the foreground and tells its user.
             self.log.warning("renewal", f"the agreement for {key[1]} could not be renewed: {error}")
 
-    async def _rows(self, task: Task, model: str) -> list[_Row]:
+    async def _rows(self, task: Task, model: str) -> list[Provider]:
         """Who offers it; waits for first offers when we are new. Those that failed a moment ago count only when there
         is nobody else: the one provider of a small network may be back already."""
         fresh = trio.current_time() - self._started_at < FIRST_OFFERS_S
@@ -385,7 +365,7 @@ class Deals:
             raise self._nobody(task, model)
         return [r for r in rows if not (reputation.is_out(r[0], now) or self._is_silent(r[0]))] or rows
 
-    def _payable(self, rows: list[_Row], request: Request) -> list[_Row]:
+    def _payable(self, rows: list[Provider], request: Request) -> list[Provider]:
         """While no channel can be opened, whoever can be paid from one that is; everybody when there is none such."""
         if not self.links.chain_is_away:
             return rows
@@ -414,56 +394,17 @@ class Deals:
             )
         return NoProvider(f"nobody in this network offers {task} now; try again later, or sell it: `cocoon node run`")
 
-    def _of_one_model(self, rows: list[_Row], request: Request) -> list[_Row]:
+    def _of_one_model(self, rows: list[Provider], request: Request) -> list[Provider]:
         """The rows of one model: for `auto`, the one whose cheapest provider asks least for a job like this."""
         if request.model != AUTO:
             return rows
 
-        def cost(row: _Row) -> int:
+        def cost(row: Provider) -> int:
             usage = expected_usage(request)
             return Prices.from_wire(dict(row[2].prices)).cost_nanoton(usage)
 
         best = min(rows, key=lambda row: (cost(row), row[2].model))[2].model
         return [row for row in rows if row[2].model == best]
-
-    def _shortlist(self, rows: Iterable[_Row], want: Want, paid: Collection[PeerId]) -> list[Candidate]:
-        """Whom to ask: at least half of them are no strangers, as far as there are any; of these, those first whom a
-        channel pays (``paid``)."""
-        known: list[Candidate] = []
-        strangers: list[Candidate] = []
-        rows = list(rows)
-        speeds = self._speeds(rows, want)
-        for (peer, record, o), speed in zip(rows, speeds, strict=True):
-            candidate = Candidate(peer, Prices.from_wire(dict(o.prices)), o.queue_wait_ms, speed, record.host_addrs)
-            if peer not in paid:
-                candidate = with_setup(candidate, self.market.value_of_time_nanoton_per_s)
-            trusted = self.reputation.is_trusted(peer) or self.directory.index.is_settled(peer)
-            (known if trusted else strangers).append(candidate)
-        policy = self._policy()
-        ready = [candidate for candidate in known if not candidate.setup_nanoton]
-        if not ready and not (known and strangers):
-            return shortlist(known or strangers, want, policy, self.rng)
-        best: dict[PeerId, Candidate] = {}
-        half = SHORTLIST - STRANGERS
-        for group in (ready, known):
-            for candidate in _affordable(group, want, policy, self.rng)[: half - len(best)] if group else ():
-                best.setdefault(candidate.provider, candidate)
-        for candidate in shortlist([*known, *strangers], want, policy, self.rng):
-            if len(best) < SHORTLIST:
-                best.setdefault(candidate.provider, candidate)
-        return list(best.values())
-
-    def _speeds(self, rows: Sequence[_Row], want: Want) -> list[float]:
-        """How quick each of them is to be taken for."""
-        now_s, size, reputation = trio.current_time(), want.usage.get(MAIN_UNIT[want.task]), self.reputation
-        speeds = [reputation.units_per_s(peer, o.units_per_s, size, now_s) for peer, _, o in rows]
-        if self.rng.random() < BELIEVED_SHARE or not any(speeds):
-            return speeds
-        middle = median_low([speed for speed in speeds if speed > 0])
-        return [
-            speed if reputation.is_measured(row[0], now_s) else min(speed, middle)
-            for row, speed in zip(rows, speeds, strict=True)
-        ]
 
     def _told(self, want: Want, candidates: Iterable[Candidate]) -> Observer:
         log = TradeLog.of(self.log, want, self.market.value_of_time_nanoton_per_s, candidates)
@@ -502,18 +443,6 @@ _CAP_KEYS = {
     Unit.REASONING: "max_completion", Unit.AUDIO_MS: "max_audio_ms", Unit.EMBEDDING: "max_embedding",
 }  # fmt: skip
 """The key of `[market]` that caps the price of each unit."""
-
-
-def _affordable(candidates: list[Candidate], want: Want, policy: ClientPolicy, rng: Random) -> list[Candidate]:
-    try:
-        return shortlist(candidates, want, policy, rng)
-    except TooExpensive:
-        return []  # strangers may ask less
-
-
-def with_setup(candidate: Candidate, value_of_time_nanoton_per_s: int) -> Candidate:
-    """``candidate`` as somebody with whom there is no channel yet."""
-    return replace(candidate, setup_nanoton=CHANNEL_NANOTON + round(value_of_time_nanoton_per_s * OPENING_S))
 
 
 def crowded(queue_wait_ms: int) -> bool:

@@ -25,9 +25,10 @@ from overlay.market.provider import UPDATE_S
 from overlay.market.quoting import last_word, promised_start_ms, quotable, slipped, yields
 from overlay.market.selection import Bid, acceptable, outdone, to_award, to_counter
 from overlay.node.client import MAX_TRIES
-from overlay.node.deals import LEFT_S, RENEW_AT, RESHOP_BURST, RESHOPS_PER_S, crowded, with_setup
+from overlay.node.deals import LEFT_S, RENEW_AT, RESHOP_BURST, RESHOPS_PER_S, crowded
 from overlay.node.reputation import FAILED_FOR_S
 from overlay.node.shop import told_pressure
+from overlay.node.shortlisting import with_setup
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
 from simulations.market.seller import HONEST, Conduct, Seller, phase
 from simulations.market.workload import Job

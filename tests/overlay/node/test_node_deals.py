@@ -50,7 +50,10 @@ async def market(autojump_clock):
 
 def asked(directory, deals, now):
     rows = directory.index.providers("chat", "m", "plain", now=now)
-    return [candidate.provider for candidate in deals._shortlist(rows, deals._want(REQUEST, "m"), ())]
+    return [
+        candidate.provider
+        for candidate in deals._choice.shortlist(rows, deals._want(REQUEST, "m"), deals._policy(), ())
+    ]
 
 
 async def test_a_flood_of_strangers_that_ask_next_to_nothing_takes_half_of_the_shortlist_at_most(market):
@@ -87,10 +90,10 @@ async def test_a_speed_that_nobody_has_seen_counts_as_the_middle_one_in_seven_of
     rows = directory.index.providers("chat", "m", "plain", now=1.0)
     want = deals._want(REQUEST, "m")
     place = [row[0] for row in rows].index(boaster)
-    believed = sum(deals._speeds(rows, want)[place] > 25 for _ in range(800))
+    believed = sum(deals._choice.speeds(rows, want)[place] > 25 for _ in range(800))
     assert 60 <= believed <= 140
     deals.reputation.served(boaster, Served("m", 2000, 8000, 0.0, 0.5, 2.5), trio.current_time())
-    assert all(deals._speeds(rows, want)[place] > 900 for _ in range(20))
+    assert all(deals._choice.speeds(rows, want)[place] > 900 for _ in range(20))
 
 
 async def test_while_the_chain_is_away_only_those_count_who_can_be_paid_without_it_as_far_as_there_are_any(market):
