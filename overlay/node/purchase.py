@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -10,12 +9,12 @@ from math import inf
 import trio
 
 from compute.tasks import Event, Finished, Started, Task, TextDelta
-from compute.usage import NO_USAGE, Prices, Usage
+from compute.usage import Prices, Usage
 from overlay.jobs import JobRun
 from overlay.market.selection import MAIN_UNIT
 from overlay.node.deals import Deal
 from overlay.node.reputation import Served
-from overlay.node.upkeep import Tally
+from overlay.node.upkeep import Tally, all_of
 from transport.identity import PeerId
 
 
@@ -113,11 +112,8 @@ class BoughtTally(Tally[ClientRun]):
         )  # fmt: skip
 
     def _tell_many(self, ended: Sequence[ClientRun]) -> None:
-        usage: Usage = NO_USAGE
-        for run in ended:
-            usage += run.usage
+        usage, tasks = all_of(ended)
         paid = sum(run.paid_nanoton for run in ended)
-        tasks = ", ".join(f"{count} {task}" for task, count in Counter(run.task.value for run in ended).items())
         providers = len({run.provider for run in ended})
         self._log.info(
             "job_done", f"{tasks} by {providers} provider{'s' if providers > 1 else ''}: {paid} nanoTON",

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
+from compute.tasks import Task
 from compute.usage import NO_USAGE, Usage
 from overlay.events import EventLog, ton
 from overlay.jobs import JobReport
@@ -98,6 +99,26 @@ class Tally(ABC, Generic[T]):
         """The line of several, at least two."""
 
 
+class Used(Protocol):
+    """A job that has ended, as either side counts it."""
+
+    @property
+    def task(self) -> Task:
+        """What was done."""
+
+    @property
+    def usage(self) -> Usage:
+        """How much of it."""
+
+
+def all_of(ended: Sequence[Used]) -> tuple[Usage, str]:
+    """What several jobs used together, and how many of each kind they are, for people."""
+    usage: Usage = NO_USAGE
+    for job in ended:
+        usage += job.usage
+    return usage, ", ".join(f"{count} {task}" for task, count in Counter(job.task.value for job in ended).items())
+
+
 class JobTally(Tally[JobReport]):
     """Jobs that a provider served."""
 
@@ -110,11 +131,8 @@ class JobTally(Tally[JobReport]):
         )  # fmt: skip
 
     def _tell_many(self, ended: Sequence[JobReport]) -> None:
-        usage: Usage = NO_USAGE
-        for report in ended:
-            usage += report.usage
+        usage, tasks = all_of(ended)
         amount = sum(report.amount_nanoton for report in ended)
-        tasks = ", ".join(f"{count} {task}" for task, count in Counter(r.task.value for r in ended).items())
         clients = len({report.client for report in ended})
         self._log.info(
             "job_done", f"served {tasks} to {clients} client{'s' if clients > 1 else ''}: {ton(amount)}",
