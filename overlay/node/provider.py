@@ -14,11 +14,13 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
 
 from compute.engines import Engine
+from compute.scheduler import Scheduler
 from compute.tasks import Task
 from dht import CapacityRecord, Directory, Offer, RecordError, check_size, offers_moved
 from overlay import channels
@@ -206,6 +208,32 @@ async def _give_up_on_signal(signals: AsyncIterator[int], scope: trio.CancelScop
         return
 
 
+def _open_shop(scheduler: Scheduler, config: Config, log: EventLog) -> Shop:
+    """What the engines can sell. Raises :class:`ConfigError` if that is nothing."""
+    for name, reason in scheduler.failures().items():
+        log.warning("engine_unavailable", f"{name}: {reason}", engine=name)
+    shop = Shop(scheduler, config)
+    for reason in shop.unfit:
+        log.warning("model_unfit", reason)
+    if not shop.controllers:
+        raise ConfigError(
+            "there is nothing to sell: no engine for the tasks in node.serve can run here (the lines above say why)"
+        )
+    return shop
+
+
+async def _take(scheduler: Scheduler, jobs: JobServer, log: EventLog, agreement: Agreement) -> None:
+    """An agreement is made."""
+    body = agreement.body
+    # Two clients are not to be promised the last free slot while the first one's job is on its way.
+    scheduler.promise(body.task, body.model)
+    await jobs.add_agreement(agreement)
+    log.info(
+        "agreed", f"agreed with …{body.client[-8:]}: {body.task} by {body.model}",
+        client=body.client, task=body.task.value, model=body.model, prices=body.prices.to_wire(),
+    )  # fmt: skip
+
+
 @asynccontextmanager
 async def open_provider(
     config: Config,
@@ -226,15 +254,7 @@ async def open_provider(
         chain = await enter(machine.open_chain(config, log, may_start_devnet=True))
         ledger = await enter(machine.open_ledger())
         scheduler = await enter(machine.open_scheduler(made, config.node.queue_per_engine))
-        for name, reason in scheduler.failures().items():
-            log.warning("engine_unavailable", f"{name}: {reason}", engine=name)
-        shop = Shop(scheduler, config)
-        for reason in shop.unfit:
-            log.warning("model_unfit", reason)
-        if not shop.controllers:
-            raise ConfigError(
-                "there is nothing to sell: no engine for the tasks in node.serve can run here (the lines above say why)"
-            )
+        shop = _open_shop(scheduler, config, log)
         host = await enter(machine.open_host(config, identity, subnet, bootstrap, log))
         discovery = await enter(open_discovery(config, machine, identity, subnet, host))
         directory = discovery.directory
@@ -259,19 +279,8 @@ async def open_provider(
             chain.account.address, chain.channel_key, chain.client.network_id, MIN_DEPOSIT_NANOTON,
             views.credit_window(config),
         )  # fmt: skip
-
-        async def store(agreement: Agreement) -> None:
-            body = agreement.body
-            # Two clients are not to be promised the last free slot while the first one's job is on its way.
-            scheduler.promise(body.task, body.model)
-            await jobs.add_agreement(agreement)
-            log.info(
-                "agreed", f"agreed with …{body.client[-8:]}: {body.task} by {body.model}",
-                client=body.client, task=body.task.value, model=body.model, prices=body.prices.to_wire(),
-            )  # fmt: skip
-
         quoting = QuoteDesk(identity, subnet.id, terms, shop.catalog, machine.random_bytes)
-        MarketServer(quoting, clock, store).attach(host)
+        MarketServer(quoting, clock, partial(_take, scheduler, jobs, log)).attach(host)
         endpoint = TunnelEndpoint.of(
             identity, subnet=subnet.id, psk=subnet.tunnel_psk, random_bytes=machine.random_bytes
         )
