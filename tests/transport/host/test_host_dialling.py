@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import trio
 from multiaddr import Multiaddr
 from trio.testing import MockClock
 
+from tests.transport.host.sharing import until
 from transport.host import DialError
 from transport.host.limits import DIAL_STAGGER_S, MAX_RACE_ADDRS
 from transport.host.race import Race
@@ -134,12 +135,6 @@ async def dead(nursery: trio.Nursery) -> AsyncIterator[str]:
     yield f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}"
     for listener in listeners:
         await listener.aclose()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(10):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.01)
 
 
 async def test_a_circuit_is_taken_while_somebody_waits_for_a_dead_direct_address(new_host: Any, dead: str) -> None:

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,6 +20,7 @@ from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
 from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr
 
+from tests.transport.host.sharing import until
 from transport.host import DialError, HostStream, Libp2pHost, StreamError, hardening
 from transport.host.limits import (
     GOSSIP_HEARTBEAT_S,
@@ -35,13 +35,6 @@ from transport.host.tcp import TcpStream
 from transport.identity import Identity
 
 ECHO = "/test/echo/1"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has no event to wait for."""
-    with trio.fail_after(10):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.01)
 
 
 async def echo(stream: HostStream) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr
 from trio.testing import MockClock
 
+from tests.transport.host.sharing import until
 from transport.host import HostStream, StreamError, hardening
 from transport.host.limits import (
     CLOSE_S,
@@ -27,12 +27,6 @@ from transport.host.negotiation import encode_varint
 
 ECHO = "/test/echo/1"
 MULTISTREAM = b"\x13/multistream/1.0.0\n"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(10):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.01)
 
 
 async def echo(stream: HostStream) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 
+from tests.transport.host.sharing import until
 from transport.host import (
     DialError,
     EventKind,
@@ -21,13 +21,6 @@ from transport.host import (
 from transport.identity import Identity, PeerId
 
 ECHO = "/test/echo/1"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has no event to wait for."""
-    with trio.fail_after(10):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.01)
 
 
 async def echo(stream: HostStream) -> None:

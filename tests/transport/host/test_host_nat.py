@@ -6,7 +6,6 @@ from 127.0.0.1: where it is seen, nobody answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import trio
 from multiaddr import Multiaddr
 
+from tests.transport.host.sharing import ECHO, HIDDEN, echo, everything, until
 from transport.host import EventKind, HostStream, NatOptions, Reach, StreamError
 from transport.host.autonat import AUTONAT
 from transport.host.autonat.messages import (
@@ -29,13 +29,6 @@ from transport.host.relay import RelayLimits
 from transport.host.relay.messages import HOP
 from transport.identity import Identity, PeerId
 
-HIDDEN = ["/ip4/127.0.0.2/tcp/0"]
-ECHO = "/test/echo/1"
-
-
-def everything(_: str) -> bool:
-    return True
-
 
 def nat(**options: Any) -> NatOptions:
     return NatOptions(**{"outside": everything, **options})
@@ -48,17 +41,6 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transport.host.relay.finder.RELAY_FIND_S", 0.1)
     monkeypatch.setattr("transport.host.relay.finder.BOOTSTRAP_RECHECK_S", 0.1)
     monkeypatch.setattr("transport.host.traversal.IDENTIFY_PUSH_AFTER_S", 0.05)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(15):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.02)
-
-
-async def echo(stream: HostStream) -> None:
-    while True:
-        await stream.send(await stream.receive(1 << 16))
 
 
 async def test_a_host_that_others_reach_finds_out_and_offers_to_relay(new_host: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
+from tests.transport.host.sharing import ECHO, HIDDEN, echo, everything, until
 from transport.host import (
     EventKind,
     HostError,
-    HostStream,
     NatOptions,
     Reach,
     StreamError,
@@ -26,25 +25,6 @@ from transport.host.limits import PUNCH_MAX_ADDRS, PUNCH_MAX_ROUND_TRIP_S
 from transport.host.punch.exchange import DCUTR, SYNC, Initiator, Plan, Responder, connect_message, read_message, usable
 from transport.host.relay import RelayLimits
 from transport.host.shared_port import SharedPorts
-
-HIDDEN = ["/ip4/127.0.0.2/tcp/0"]
-ECHO = "/test/echo/1"
-
-
-def everything(_: str) -> bool:
-    return True
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(15):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.02)
-
-
-async def echo(stream: HostStream) -> None:
-    while True:
-        await stream.send(await stream.receive(1 << 16))
-
 
 # --- the exchange -----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import trio
 from multiaddr import Multiaddr
 
+from tests.transport.host.sharing import until
 from transport.host import DialError, EventKind, HostError, HostStream, StreamError
 from transport.host.addresses import circuit_parts, is_circuit, parse_addr, split_peer
 from transport.host.relay import RelayLimits
@@ -17,12 +17,6 @@ from transport.host.relay.messages import HOP, STOP, HopMessage, Status, StopMes
 from transport.identity import Identity
 
 ECHO = "/test/echo/1"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(10):
-        while not condition():  # libp2p's state changes without a signal
-            await trio.sleep(0.01)
 
 
 async def echo(stream: HostStream) -> None:
