@@ -75,9 +75,9 @@ class Contact:
         self.key = key_of(raw)
         networks = {network: None for addr in addrs for network in networks_of(addr)}
         self.networks = tuple(networks)
+        """Of its claimed addresses. The address of a standing connection counts more (:mod:`dht.kad.routing`)."""
         self.shares = tuple((network, is_narrow(network)) for network in networks)
         """The same, each with whether it is a /24 or /48."""
-        """Of its claimed addresses. The address of a standing connection counts more (:mod:`dht.kad.routing`)."""
         self._texts: tuple[str, ...] | None = None
         self.wire = _encode(raw, addrs)
         """The protobuf ``Message.Peer``, without its tag and length."""

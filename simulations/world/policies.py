@@ -11,6 +11,7 @@ within two seconds, since neither system has any to each provider.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class Policy:
         """A client's node has started."""
 
 
-class Posted(Policy):
+class Posted(Policy, ABC):
     """Prices that do not move: the provider's floor times ``margin``. A job goes to a machine with a free slot whose
     price its client pays; there are no queues unless ``queue`` allows them."""
 
@@ -99,9 +100,9 @@ class Posted(Policy):
         is the job's, and ``late`` what its client's time until it is done is worth, both in nanoTON."""
         return None if load.busy >= load.slots else self.likes(cost, load)
 
+    @abstractmethod
     def likes(self, cost: int, load: Load) -> float:
         """The same of a machine with a free slot."""
-        raise NotImplementedError
 
 
 class Cocoon(Posted):

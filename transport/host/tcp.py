@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -206,9 +207,9 @@ class PipedStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no typ
         if not self._finished.is_set():
             self.abort()
 
+    @abstractmethod
     def abort(self) -> None:
         """Close the pipe now, without flushing."""
-        raise NotImplementedError
 
     def raw(self, initiator: bool) -> RawConnection:
         """The connection for libp2p to secure and multiplex."""
