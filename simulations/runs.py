@@ -100,7 +100,8 @@ def baselines(names: Iterable[str]) -> list[str]:
     wanted = set(names)
     if not wanted:
         return []
-    known: tuple[str, ...] = importlib.import_module("simulations.world.policies").BASELINES
+    from simulations.world.policies import BASELINES as known
+
     for name in sorted(wanted - {*known, EVERY_BASELINE}):
         raise ConfigError(f"--baseline: there is none {name!r}; {nearest(name, [*known, EVERY_BASELINE], 'known')}")
     return [name for name in known if name in wanted or EVERY_BASELINE in wanted]
@@ -108,7 +109,8 @@ def baselines(names: Iterable[str]) -> list[str]:
 
 def beside(result: RunResult, others: Iterable[tuple[str, RunResult]]) -> RunResult:
     """``result`` with what baselines made of the same scenario, seed and demand."""
-    figures = importlib.import_module("simulations.world.measures").figures
+    from simulations.world.measures import figures
+
     rows = [figures(result, "ours"), *(figures(other, name) for name, other in others)]
     efficiency = {row.policy: row.efficiency for row in rows if row.efficiency is not None}
     return msgspec.structs.replace(result, efficiency=efficiency, policies=tuple(rows))

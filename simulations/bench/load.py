@@ -86,7 +86,7 @@ def run_load(
         raise ValueError("the load generator sends to loopback only")
     result = LoadResult()
     with selectors.DefaultSelector() as selector:
-        open_connections = [_Connection((host, port)) for _ in range(connections)]
+        open_connections = [_Connection((host, port)) for _ in range(min(connections, requests))]
         started = time.perf_counter()
         sent = 0
         for connection in open_connections:
