@@ -65,8 +65,8 @@ class Policy:
 
 
 class Posted(Policy, ABC):
-    """Prices that do not move: the provider's floor times ``margin``. A job goes to a machine with a free slot whose
-    price its client pays; there are no queues unless ``queue`` allows them."""
+    """Prices that do not move: the provider's floor times ``margin``. A job goes to a machine whose price its client
+    pays; there are no queues unless ``queue`` allows them."""
 
     margin = 1.0
     queue = 0
@@ -95,17 +95,25 @@ class Posted(Policy, ABC):
         """Its jobs go where this policy says."""
         node.deals = PostedDeals(node.deals, self, world)
 
+    @abstractmethod
     def rank(self, cost: int, load: Load, late: float) -> float | None:
         """Of the machines that will do, the one where this is least is taken; ``None`` where it does not go. ``cost``
         is the job's, and ``late`` what its client's time until it is done is worth, both in nanoTON."""
+
+
+class FreeSlots(Posted):
+    """A job goes to machines with a free slot only."""
+
+    def rank(self, cost: int, load: Load, late: float) -> float | None:
+        """As :meth:`likes` has it, of those with a free slot."""
         return None if load.busy >= load.slots else self.likes(cost, load)
 
     @abstractmethod
     def likes(self, cost: int, load: Load) -> float:
-        """The same of a machine with a free slot."""
+        """The one where this is least is taken."""
 
 
-class Cocoon(Posted):
+class Cocoon(FreeSlots):
     """One network price times a coefficient that each worker sets by hand; a proxy sends a job to the least loaded
     worker whose price is under the client's cap."""
 
@@ -126,7 +134,7 @@ class Cocoon(Posted):
         return load.busy / load.slots
 
 
-class Golem(Posted):
+class Golem(FreeSlots):
     """Each provider posts a price; a requestor proposes to the cheapest first, who accepts if a slot is free, and then
     to the next."""
 

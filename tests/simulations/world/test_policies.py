@@ -91,5 +91,5 @@ def test_figures_count_what_was_asked_after_the_warm_up(made: Any) -> None:
 
 
 def test_a_policy_that_says_nothing_of_where_a_job_goes_is_no_policy() -> None:
-    with pytest.raises(NotImplementedError):
-        Posted().rank(1, Load(0, 1, 0, 0.0), 0.0)
+    with pytest.raises(TypeError, match="abstract method rank"):
+        Posted()  # type: ignore[abstract]
