@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 ARGS ?=
-JOBS ?= 0
+JOBS ?= 2
 
 .PHONY: setup demo test test-slow lint format bench contract clean help
 
@@ -39,7 +39,7 @@ demo: setup  ## A voice message and a chat through a network of processes, paid 
 	@$(BIN)/cocoon demo $(ARGS)
 
 # The tests of a file share processes, so a file stays in one worker.
-test: setup  ## The tests that every change must pass (minutes; JOBS=2 runs them in two processes)
+test: setup  ## The tests that every change must pass (minutes, in two processes; JOBS=0: in one, for a debugger)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: setup  ## The long runs as well
