@@ -29,6 +29,11 @@ def interval_s(providers: int) -> float:
     return max(MIN_ANNOUNCE_INTERVAL_S, providers / TOPIC_RECORDS_PER_S)
 
 
+def news_age_s(providers: int) -> float:
+    """How old what is known of one of ``providers`` is in the mean, where it changes all the time."""
+    return interval_s(providers) / 2
+
+
 def moved(old: CapacityRecord, new: CapacityRecord) -> bool:
     """Whether anything but small changes of price and load lies between two records."""
     return _frame(old) != _frame(new) or offers_moved(old.offers, new.offers)

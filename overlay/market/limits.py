@@ -70,6 +70,11 @@ LOOKED_AT = 8
 GUMBEL_SCALE = 0.05
 """Noise on the shortlist's score, as a fraction of the job's value: spreads clients over near-equal providers."""
 
+GUMBEL_PER_S, MAX_GUMBEL_SCALE = 0.025, 0.25
+"""The same for each second that the news of a market is old, and at most: in a large market all clients read for many
+seconds that the same few idle, and the queue of those they all ask is what quotes then tell. With 300 sellers and news
+7.5 s old, doubled demand was served with .90 of the optimum at the noise of fresh news, and with .95 at 0.2."""
+
 COUNTERED = 3
 """Who is asked to yield when every quote is too dear: the best three."""
 

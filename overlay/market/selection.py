@@ -115,13 +115,20 @@ def score_nanoton(want: Want, policy: ClientPolicy, bid: Bid) -> float:
 
 
 def shortlist(
-    candidates: Iterable[Candidate], want: Want, policy: ClientPolicy, rng: Random, size: int = limits.SHORTLIST
+    candidates: Iterable[Candidate],
+    want: Want,
+    policy: ClientPolicy,
+    rng: Random,
+    size: int = limits.SHORTLIST,
+    *,
+    news_s: float = 0.0,
 ) -> list[Candidate]:
     """Whom to ask for a quote: at most ``size`` providers, best first.
 
     Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
-    than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd. Empty when there
-    is nobody. Raises :class:`~overlay.errors.TooExpensive` when there are providers and the price rules out all.
+    than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd, and with more
+    where what is told of them is old: by ``news_s`` seconds in the mean. Empty when there is nobody. Raises
+    :class:`~overlay.errors.TooExpensive` when there are providers and the price rules out all.
     """
     admitted = [c for c in candidates if policy.admits(c.provider)]
     sample = rng.sample(admitted, min(limits.SAMPLE, len(admitted)))
@@ -129,6 +136,7 @@ def shortlist(
     scored = []
     too_dear = []
     units, second = want.usage.get(MAIN_UNIT[want.task]), policy.value_of_time_nanoton_per_s
+    noise = max(limits.GUMBEL_SCALE, min(limits.GUMBEL_PER_S * news_s, limits.MAX_GUMBEL_SCALE))
     for candidate in sample:
         seconds = candidate.seconds(candidate.wait_ms, units)
         if candidate.wait_ms > limits.MAX_WAIT_MS or seconds > policy.deadline_s:
@@ -139,7 +147,7 @@ def shortlist(
             too_dear.append(candidate)
             continue
         gumbel = -math.log(-math.log(rng.random() or 1e-12) or 1e-12)
-        scored.append(((cost + second * seconds) / value - limits.GUMBEL_SCALE * gumbel, candidate))
+        scored.append(((cost + second * seconds) / value - noise * gumbel, candidate))
     if too_dear and not scored:
         best = min(too_dear, key=lambda c: c.asks.cost_nanoton(want.usage)).asks
         raise TooExpensive(

@@ -6,8 +6,9 @@ What a record says is believed with care: identities cost nothing, and may name 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from statistics import median_low
 
@@ -15,6 +16,7 @@ import trio
 
 from compute.usage import Prices
 from dht import CapacityIndex, Provider
+from dht.announcing import news_age_s
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, shortlist
 from overlay.market.limits import SHORTLIST
@@ -62,21 +64,25 @@ class Shortlister:
         strangers: list[Candidate] = []
         rows = list(rows)
         speeds = self.speeds(rows, want)
+        settled = 0
         for row, speed in zip(rows, speeds, strict=True):
             peer, candidate = row[0], _read(row, speed)
             if peer not in paid:
                 candidate = with_setup(candidate, self._value_of_time)
-            trusted = self._reputation.is_trusted(peer) or self._index.is_settled(peer)
-            (known if trusted else strangers).append(candidate)
+            is_settled = self._index.is_settled(peer)
+            settled += is_settled
+            (known if is_settled or self._reputation.is_trusted(peer) else strangers).append(candidate)
+        # By those who announce for a while: who invents others is not to make all of them look alike to us.
+        look = partial(shortlist, want=want, policy=policy, rng=self._rng, news_s=news_age_s(settled))
         ready = [candidate for candidate in known if not candidate.setup_nanoton]
         if not ready and not (known and strangers):
-            return shortlist(known or strangers, want, policy, self._rng)
+            return look(known or strangers)
         best: dict[PeerId, Candidate] = {}
         half = SHORTLIST - STRANGERS
         for group in (ready, known):
-            for candidate in _affordable(group, want, policy, self._rng)[: half - len(best)] if group else ():
+            for candidate in _affordable(look, group)[: half - len(best)] if group else ():
                 best.setdefault(candidate.provider, candidate)
-        for candidate in shortlist([*known, *strangers], want, policy, self._rng):
+        for candidate in look([*known, *strangers]):
             if len(best) < SHORTLIST:
                 best.setdefault(candidate.provider, candidate)
         return list(best.values())
@@ -99,9 +105,9 @@ def _read(row: Provider, units_per_s: float) -> Candidate:
     return Candidate(peer, Prices.from_wire(dict(offer.prices)), offer.queue_wait_ms, units_per_s, record.host_addrs)
 
 
-def _affordable(candidates: list[Candidate], want: Want, policy: ClientPolicy, rng: Random) -> list[Candidate]:
+def _affordable(look: Callable[[list[Candidate]], list[Candidate]], candidates: list[Candidate]) -> list[Candidate]:
     try:
-        return shortlist(candidates, want, policy, rng)
+        return look(candidates)
     except TooExpensive:
         return []  # strangers may ask less
 

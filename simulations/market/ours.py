@@ -16,7 +16,7 @@ from random import Random
 
 from compute.tasks import Task
 from compute.usage import Prices
-from dht.announcing import Allowance
+from dht.announcing import Allowance, news_age_s
 from dht.limits import SETTLED_AFTER_S
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Listing, Refusal, Want, limits, shortlist
@@ -154,12 +154,15 @@ class Ours(Policy):
         self._floor.at(now + UPDATE_S, self._step, seller)
         if not seller.machine.up:
             return
-        # Production counts those whose record was renewed for a while: here, all of them or none.
-        record = seller.step(now, len(self._index) if now >= SETTLED_AFTER_S else 0)
+        record = seller.step(now, self._settled(now))
         if record is not None:
             delay = NEWS_MEDIAN_S * math.exp(self._rng.gauss(0.0, NEWS_SPREAD))
             known = Known(seller.candidate(record), record.expires_at, told_pressure(record.offers[0]))
             self._floor.at(now + min(delay, 5.0), self._heard, known)
+
+    def _settled(self, now: float) -> int:
+        """Production counts those whose record was renewed for a while: here, all of them or none."""
+        return len(self._index) if now >= SETTLED_AFTER_S else 0
 
     def _heard(self, known: Known, now: float) -> None:
         self._index[known.candidate.provider] = known
@@ -304,9 +307,9 @@ class Ours(Policy):
         talk = Talk(client, job, want, policy, self._floor.rng(job, 3), done)
         size = self.options.asks.get(client.number, limits.SHORTLIST)
         try:
-            chosen = shortlist(
-                self._candidates(client, policy.value_of_time_nanoton_per_s, now), want, policy, talk.rng, size
-            )
+            there = self._candidates(client, policy.value_of_time_nanoton_per_s, now)
+            news_s = news_age_s(self._settled(now))
+            chosen = shortlist(there, want, policy, talk.rng, size, news_s=news_s)
         except TooExpensive:
             chosen = []
         if not chosen:

@@ -106,6 +106,21 @@ def test_when_the_price_rules_everybody_out_the_error_names_the_cheapest():
     assert caught.value.best == Prices({U: 1500})
 
 
+def test_clients_herd_less_where_the_news_is_old():
+    everyone = [candidate(n, price=500 + 5 * n) for n in range(60)]
+
+    def asked(news_s):
+        lists = (shortlist(everyone, WANT, policy(), Random(seed), news_s=news_s) for seed in range(100))
+        return collections.Counter(c.provider for chosen in lists for c in chosen)
+
+    fresh, old, older = asked(1.0), asked(8.0), asked(3600.0)
+    assert fresh == asked(0.0)
+    assert max(fresh.values()) > 1.3 * max(old.values()) > max(older.values())
+    assert len(fresh) < len(old)
+    cheap = sum(older[c.provider] for c in everyone[:30])
+    assert cheap > 0.55 * older.total()  # and the dearer half is asked less, however old it is
+
+
 def test_an_empty_index_gives_an_empty_shortlist():
     assert shortlist([], WANT, policy(), Random(1)) == []
 
