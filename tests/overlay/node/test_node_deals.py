@@ -71,6 +71,18 @@ async def test_a_flood_of_strangers_that_ask_next_to_nothing_takes_half_of_the_s
         assert sum(peer in honest for peer in found) >= SHORTLIST // 2
 
 
+async def test_a_flood_of_strangers_does_not_make_those_known_look_alike(market):
+    directory, deals = market
+    for at in range(0, int(SETTLED_AFTER_S) + 61, 60):
+        for number in range(1, 11):
+            directory.hear(number, float(at), price=45_000_000 * number)
+    now = SETTLED_AFTER_S + 60
+    for number in range(100, 1000):
+        directory.hear(number, now, price=450_000_000)
+    cheapest = identity(1).peer_id
+    assert sum(cheapest in asked(directory, deals, now) for _ in range(50)) >= 30
+
+
 async def test_who_has_served_us_is_no_stranger(market):
     directory, deals = market
     directory.hear(1, 0.0)
