@@ -88,7 +88,7 @@ def _results(**changes: Any) -> dict[str, list[dict[str, Any]]]:
         "found", "hops", "hops_p95", "requests", "failures", "p50_s", "p95_s", "round_trip_s", "p95_ratio",
         "holders_median", "holders_min", "join_cpu_s", "virtual_s", "messages", "dials", "wall_s", "cpu_s", "rss_mib",
         "left", "up", "holds_most", "serves_most", "providers", "listed", "unlisted", "found_median", "found_least",
-        "keys", "right", "other_keys", "liars_among_the_20_nearest", "median_s", "missed",
+        "keys", "lookups_of_a_reader", "right", "other_keys", "liars_among_the_20_nearest", "median_s", "missed",
     ]  # fmt: skip
     base = {**dict.fromkeys(fields, 1.0), "seed": 1, "digest": "d", "nodes": 10_000, **changes}
     results = {run.name: [dict(base) for _ in run.seeds] for run in plan(quick=False)}
