@@ -1,4 +1,4 @@
-"""Whom a client asks for quotes: not only strangers, whatever they claim."""
+"""Whom a client asks for quotes: not only strangers, whatever they claim; and when it asks again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from compute.tasks import ChatRequest, Message, Sampling
+from compute.tasks import ChatRequest, Message, Sampling, Task
+from compute.usage import Prices, Unit
 from dht import CapacityIndex, CapacityRecord, Offer, sign_record
 from dht.limits import SETTLED_AFTER_S
 from overlay.config import MarketSection
 from overlay.events import EventLog
+from overlay.market import Tier
 from overlay.market.limits import SHORTLIST
-from overlay.node.deals import Deals
+from overlay.node.deals import CROWDED_WAIT_MS, SILENT_S, Deals
 from overlay.node.reputation import Served
 from transport.identity import Identity
 
@@ -31,8 +33,9 @@ class Directory:
     def __init__(self) -> None:
         self.index = CapacityIndex()
 
-    def hear(self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25) -> None:
-        offer = Offer("chat", "m", "plain", {"prompt": price // 4, "completion": price}, units_per_s=speed)
+    def hear(self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25, wait_ms: int = 0) -> None:
+        asks = {"prompt": price // 4, "completion": price}
+        offer = Offer("chat", "m", "plain", asks, units_per_s=speed, queue_wait_ms=wait_ms)
         record = CapacityRecord("test", noise_key=b"k" * 32, offers=(offer,), seq=int(at * 1000) + 1, issued_at=int(at))
         self.index.add(sign_record(identity(number), record), at)
 
@@ -121,3 +124,72 @@ async def test_while_the_chain_is_away_only_those_count_who_can_be_paid_without_
     payable.add(identity(2).peer_id)
     deals.links.chain_is_away = False
     assert deals._payable(rows, REQUEST) == rows
+
+
+# --- whether a standing agreement is still the best -------------------------------------------------------------------
+
+
+def standing(deals, number, *, price=80_000_000):
+    """An agreement with a provider at a price, as far as it is looked at here."""
+    body = SimpleNamespace(
+        provider=identity(number).peer_id, task=Task.CHAT, model="m", tier=Tier.PLAIN,
+        prices=Prices({Unit.PROMPT: price // 4, Unit.COMPLETION: price}), max_amount_nanoton=10**9,
+    )  # fmt: skip
+    return SimpleNamespace(agreement=SimpleNamespace(body=body))
+
+
+class Links:
+    """Whom a channel pays."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.peers = {identity(number).peer_id for number in numbers}
+
+    def without_chain(self, peer, spendable_nanoton):
+        return peer in self.peers
+
+
+@pytest.mark.parametrize(
+    ("rival_price", "paid", "worse"),
+    [
+        (40_000_000, (1, 2), True),
+        (75_000_000, (1, 2), False),  # in money and time together by less than announcements are off
+        (40_000_000, (1,), False),  # a channel would have to be opened first
+        (90_000_000, (1, 2), False),
+    ],
+)
+async def test_an_agreement_is_outdone_by_who_can_be_paid_at_once_and_asks_clearly_less(
+    market, rival_price, paid, worse
+):
+    directory, deals = market
+    deals.links = Links(*paid)
+    directory.hear(1, 0.0)
+    directory.hear(2, 0.0, price=rival_price)
+    deal = standing(deals, 1)
+    # Others are drawn at random, with repetition: each look sees eight of two.
+    assert deals._is_worse(REQUEST, deal) is worse
+
+
+async def test_a_provider_that_failed_or_is_silent_outdoes_nobody(market):
+    directory, deals = market
+    deals.links = Links(1, 2)
+    directory.hear(1, 0.0)
+    directory.hear(2, 0.0, price=40_000_000)
+    deal, rival = standing(deals, 1), identity(2).peer_id
+    assert deals._is_worse(REQUEST, deal)
+    deals.running(rival)[b"job"] = SimpleNamespace(waits_since_s=trio.current_time() - SILENT_S - 1)
+    assert not deals._is_worse(REQUEST, deal)
+    deals.over(rival, b"job")
+    assert deals._is_worse(REQUEST, deal)
+    deals.reputation.failed(rival, trio.current_time())
+    assert not deals._is_worse(REQUEST, deal)
+
+
+async def test_an_agreement_is_left_for_a_queue_and_kept_while_nothing_is_known(market):
+    directory, deals = market
+    deals.links = Links(1)
+    deal = standing(deals, 1)
+    assert not deals._is_worse(REQUEST, deal)
+    directory.hear(1, 0.0, wait_ms=CROWDED_WAIT_MS)
+    assert not deals._is_worse(REQUEST, deal)
+    directory.hear(1, 1.0, wait_ms=CROWDED_WAIT_MS + 1)
+    assert deals._is_worse(REQUEST, deal)
