@@ -30,7 +30,7 @@ def interval_s(providers: int) -> float:
 
 
 def news_age_s(providers: int) -> float:
-    """How old what is known of one of ``providers`` is in the mean, where it changes all the time."""
+    """How old in the mean what is known of one of ``providers`` is, where all of them change all the time."""
     return interval_s(providers) / 2
 
 

@@ -71,7 +71,7 @@ GUMBEL_SCALE = 0.05
 """Noise on the shortlist's score, as a fraction of the job's value: spreads clients over near-equal providers."""
 
 GUMBEL_PER_S, MAX_GUMBEL_SCALE = 0.025, 0.25
-"""The same for each second that the news of a market is old, and at most: in a large market all clients read for many
+"""The same for each second that the news of a subnet is old, and at most: in a large one all clients read for many
 seconds that the same few idle, and the queue of those they all ask is what quotes then tell. With 300 sellers and news
 7.5 s old, doubled demand was served with .90 of the optimum at the noise of fresh news, and with .95 at 0.2."""
 
@@ -121,7 +121,7 @@ REQUEST_BURST = 16
 """Requests that one client may send at once: a gateway with several models starts like that."""
 
 REQUESTS_PER_S = 1.0
-"""And then this many a second: asking more providers more often pays the client 2.6 % at everybody's cost."""
+"""And then this many a second: asking more providers more often pays the client some 3 % at everybody's cost."""
 
 MAX_TRACKED_CLIENTS = 8192
 """Clients whose rate is tracked; the least recently seen is forgotten."""

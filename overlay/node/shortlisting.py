@@ -64,16 +64,15 @@ class Shortlister:
         strangers: list[Candidate] = []
         rows = list(rows)
         speeds = self.speeds(rows, want)
-        settled = 0
         for row, speed in zip(rows, speeds, strict=True):
             peer, candidate = row[0], _read(row, speed)
             if peer not in paid:
                 candidate = with_setup(candidate, self._value_of_time)
-            is_settled = self._index.is_settled(peer)
-            settled += is_settled
-            (known if is_settled or self._reputation.is_trusted(peer) else strangers).append(candidate)
-        # By those who announce for a while: who invents others is not to make all of them look alike to us.
-        look = partial(shortlist, want=want, policy=policy, rng=self._rng, news_s=news_age_s(settled))
+            trusted = self._reputation.is_trusted(peer) or self._index.is_settled(peer)
+            (known if trusted else strangers).append(candidate)
+        # Announcers go by the same count. Inventing providers does not raise it, nor make those known look alike.
+        news_s = news_age_s(self._index.settled())
+        look = partial(shortlist, want=want, policy=policy, rng=self._rng, news_s=news_s)
         ready = [candidate for candidate in known if not candidate.setup_nanoton]
         if not ready and not (known and strangers):
             return look(known or strangers)

@@ -28,7 +28,7 @@ from overlay.node.client import MAX_TRIES
 from overlay.node.deals import LEFT_S, RENEW_AT, RESHOP_BURST, RESHOPS_PER_S, crowded
 from overlay.node.reputation import FAILED_FOR_S
 from overlay.node.shop import told_pressure
-from overlay.node.shortlisting import with_setup
+from overlay.node.shortlisting import CHANNEL_NANOTON, with_setup
 from simulations.market.floor import MODEL, ROUND_TRIP_S, TASK, UNIT, Floor, Machine, Policy
 from simulations.market.seller import HONEST, Conduct, Seller, phase
 from simulations.market.workload import Job
@@ -40,8 +40,7 @@ NEWS_MEDIAN_S, NEWS_SPREAD = 0.28, 1.25
 """A record reaches half of a thousand nodes within 0.28 s and 95 % within 2.2 s (docs/benchmarks.md): log-normal."""
 
 OPEN_S = (5.0, 10.0)
-OPEN_NANOTON = 12_900_000
-"""Opening a payment channel, and settling it at its end (docs/benchmarks.md)."""
+"""How long opening a payment channel takes."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ class Ours(Policy):
         if self.options.channels and deal.provider not in client.channels:
             client.channels.add(deal.provider)
             wait += self._floor.rng(job, 2).uniform(*OPEN_S)
-            self._floor.outcomes[job.number].setup_nanoton += OPEN_NANOTON
+            self._floor.outcomes[job.number].setup_nanoton += CHANNEL_NANOTON
         self._floor.outcomes[job.number].messages += 1
         self._floor.at(now + wait, self._submit, job, deal)
 

@@ -33,9 +33,11 @@ class Directory:
     def __init__(self) -> None:
         self.index = CapacityIndex()
 
-    def hear(self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25, wait_ms: int = 0) -> None:
+    def hear(
+        self, number: int, at: float, *, price: int = 80_000_000, speed: int = 25, wait_ms: int = 0, model: str = "m"
+    ) -> None:
         asks = {"prompt": price // 4, "completion": price}
-        offer = Offer("chat", "m", "plain", asks, units_per_s=speed, queue_wait_ms=wait_ms)
+        offer = Offer("chat", model, "plain", asks, units_per_s=speed, queue_wait_ms=wait_ms)
         record = CapacityRecord("test", noise_key=b"k" * 32, offers=(offer,), seq=int(at * 1000) + 1, issued_at=int(at))
         self.index.add(sign_record(identity(number), record), at)
 
@@ -84,6 +86,19 @@ async def test_a_flood_of_strangers_does_not_make_those_known_look_alike(market)
         directory.hear(number, now, price=450_000_000)
     cheapest = identity(1).peer_id
     assert sum(cheapest in asked(directory, deals, now) for _ in range(50)) >= 30
+
+
+async def test_news_is_old_where_many_announce_whatever_they_sell(market):
+    directory, deals = market
+    for at in range(0, int(SETTLED_AFTER_S) + 61, 60):
+        for number in range(1, 11):
+            directory.hear(number, float(at), price=45_000_000 * number)
+    now, cheapest = SETTLED_AFTER_S + 60, identity(1).peer_id
+    alone = sum(cheapest in asked(directory, deals, now) for _ in range(100))
+    for at in (now - SETTLED_AFTER_S, now):
+        for number in range(100, 500):
+            directory.hear(number, float(at), model="another")
+    assert sum(cheapest in asked(directory, deals, now) for _ in range(100)) < alone
 
 
 async def test_who_has_served_us_is_no_stranger(market):
