@@ -1,8 +1,9 @@
 """One seed, one run: trio with a seeded scheduler on a virtual clock, and a log whose hash says whether two runs agree.
 
-This is the one place that touches two private names of trio (pinned to 0.35 in pyproject for it).
+This is the one place that touches three private names of trio (pinned to 0.35 in pyproject for it).
 ``_ALLOW_DETERMINISTIC_SCHEDULING`` makes the run loop sort each batch of runnable tasks by their creation before it
-shuffles them, and ``_r`` is the generator that shuffles. With both set, and with a clock that no wall time moves,
+shuffles them, ``_r`` is the generator that shuffles, and ``GLOBAL_RUN_CONTEXT.runner`` has the loop's way to ask the
+kernel, which a run without sockets can do without. With both set, and with a clock that no wall time moves,
 a program that takes randomness, time and network as arguments replays byte for byte, in any process and under any
 ``PYTHONHASHSEED``. What breaks it: ``time``, ``random`` and ``os.urandom`` used directly, iteration over sets (of text,
 or of objects hashed by address), real threads, real sockets.
@@ -23,8 +24,9 @@ import trio._core._run as trio_run
 
 T = TypeVar("T")
 
-_SHUFFLE: Any = trio_run  # the two names are private, hence unknown to type checkers
+_TRIO: Any = trio_run  # the three names are private, hence unknown to type checkers
 _HEADER = struct.Struct("<QBIII")
+_ASKED_IN = 64
 _BATCH_EVENTS = 4096  # hashed together: one call for each is three times as dear
 
 
@@ -59,20 +61,44 @@ class JumpClock(trio.abc.Clock):
         return 0.0
 
 
+class _RarelyAsked:
+    """The run loop's selector, of a run with nothing to select: it is asked in one of :data:`_ASKED_IN` passes, for the
+    signal that ends a program (Ctrl-C). A system call in each pass was 4 % of a large run."""
+
+    def __init__(self, selector: Any) -> None:
+        self._selector = selector
+        self._passes = 0
+
+    def get_events(self, timeout: float) -> Any:
+        self._passes += 1
+        if timeout <= 0 and self._passes % _ASKED_IN:
+            return ()
+        return self._selector.get_events(timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._selector, name)
+
+
+async def _without_sockets(main: Callable[..., Awaitable[T]], *args: Any) -> T:
+    runner = _TRIO.GLOBAL_RUN_CONTEXT.runner
+    runner.io_manager = _RarelyAsked(runner.io_manager)
+    return await main(*args)
+
+
 def run_seeded(seed: int, main: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Like ``trio.run(main, *args)``, in virtual time that begins at 0, the order of tasks drawn from ``seed``.
 
     Time moves when all tasks wait, and then at once to the next deadline. The scheduler is as it was before afterwards,
     whatever ``main`` raises.
     """
-    allowed, state = _SHUFFLE._ALLOW_DETERMINISTIC_SCHEDULING, _SHUFFLE._r.getstate()
-    _SHUFFLE._ALLOW_DETERMINISTIC_SCHEDULING = True
-    _SHUFFLE._r.seed(seed)
+    allowed, state = _TRIO._ALLOW_DETERMINISTIC_SCHEDULING, _TRIO._r.getstate()
+    _TRIO._ALLOW_DETERMINISTIC_SCHEDULING = True
+    _TRIO._r.seed(seed)
     try:
-        return trio.run(main, *args, clock=JumpClock())
+        return trio.run(_without_sockets, main, *args, clock=JumpClock())
     finally:
-        _SHUFFLE._ALLOW_DETERMINISTIC_SCHEDULING = allowed
-        _SHUFFLE._r.setstate(state)
+        _TRIO._ALLOW_DETERMINISTIC_SCHEDULING = allowed
+        _TRIO._r.setstate(state)
 
 
 class EventLog:
