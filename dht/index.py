@@ -187,15 +187,18 @@ class CapacityIndex:
     def sample(self, task: str, model: str, count: int, rng: Random, *, now: float) -> list[Provider]:
         """Offers of ``count`` sellers picked at random, with repetition; fewer where the one picked has none standing.
         Costs no more in a large market than a look at the list of its sellers."""
-        sellers = list(self._sellers.get((task, model), ()))
-        picked = rng.choices(sellers, k=count) if sellers else []
-        return [
-            (peer, record, offer)
-            for peer in picked
-            if (record := self._live(peer, now)) is not None
-            for offer in record.offers
-            if offer.task == task and offer.model == model
-        ]
+        sellers = self._sellers.get((task, model))
+        if not sellers:
+            return []
+        found: list[Provider] = []
+        # Each provider does this every second: no call for each that is picked.
+        for peer in rng.choices(list(sellers), k=count):
+            record = self._records[peer].signed.record
+            if record.ttl_s and now < record.issued_at + record.ttl_s:
+                for offer in record.offers:
+                    if offer.model == model and offer.task == task:
+                        found.append((peer, record, offer))
+        return found
 
     def models(self, *, now: float) -> list[tuple[str, str]]:
         """Every (task, model) that somebody sells now, sorted."""

@@ -68,7 +68,12 @@ class Load:
     @property
     def pressure(self) -> float:
         """The controller's b: 1 when all slots are busy and nobody waits."""
-        return self.busy / max(1, self.slots) + self.wait_s / QUEUE_SCALE_S
+        return pressure(self.busy, self.slots, self.wait_s)
+
+
+def pressure(busy: int, slots: int, wait_s: float) -> float:
+    """:attr:`Load.pressure` of these."""
+    return busy / max(1, slots) + wait_s / QUEUE_SCALE_S
 
 
 def _clip(value: float, low: float, high: float) -> float:

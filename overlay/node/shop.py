@@ -13,6 +13,7 @@ from compute.usage import Prices, Unit
 from dht import Offer, RecordError
 from overlay.config import Config, PriceSection
 from overlay.market import Listing, Load, PriceController, Reason, Refusal, Tier
+from overlay.market.controller import pressure
 from overlay.market.quoting import holds_ms
 from overlay.node.engines import served_tasks
 
@@ -36,7 +37,7 @@ Told = Callable[[Task, str], Sequence[float]]
 
 def told_pressure(offer: Offer) -> float:
     """How full a provider says that it is."""
-    return Load(offer.busy, offer.slots, offer.queue_wait_ms / 1000).pressure
+    return pressure(offer.busy, offer.slots, offer.queue_wait_ms / 1000)
 
 
 def _nobody(task: Task, model: str) -> Sequence[float]:
