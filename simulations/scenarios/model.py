@@ -95,7 +95,8 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Size = Size(180_000_000.0, 0.6)
     """What a million of the main unit is worth to a client: its highest price. Drawn once for each client."""
     value_of_time: Size = Size(10_000.0, 0.8)
-    """nanoTON that a second less is worth; drawn once for each client."""
+    """nanoTON that a second less is worth; drawn once for each client. The default is that of `market.value_of_time`: a
+    chat is then worth as much as five seconds, and most of what can be lost is lost to machines being what they are."""
     retries: int = 2
     """How often a client tries again, seconds later, when everybody was too dear or full."""
 
