@@ -238,7 +238,7 @@ async def _round(
             "wait for one to announce itself, raise the cap, or check the bootstrap peers"
         )
     current = _Round(host, buyer, want, policy, clock, rng, observer)
-    for candidate in shortlist[: limits.SHORTLIST]:
+    for candidate in shortlist[: limits.MAX_SHORTLIST]:
         machine = ClientNegotiation(buyer.identity, candidate.provider, buyer.subnet, buyer.network_id, rng.randbytes)
         current.talks.append(_Talk(candidate, machine))
     try:

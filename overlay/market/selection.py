@@ -114,16 +114,21 @@ def score_nanoton(want: Want, policy: ClientPolicy, bid: Bid) -> float:
     return bid.prices.cost_nanoton(want.usage) + policy.value_of_time_nanoton_per_s * seconds_until_done(want, bid)
 
 
+def quotes_asked(news_s: float) -> int:
+    """How many quotes to ask for, where news is ``news_s`` seconds old in the mean: more, the less records tell."""
+    return min(max(limits.SHORTLIST, int(limits.QUOTES_PER_S * news_s)), limits.MAX_SHORTLIST)
+
+
 def shortlist(
     candidates: Iterable[Candidate],
     want: Want,
     policy: ClientPolicy,
     rng: Random,
-    size: int = limits.SHORTLIST,
+    size: int | None = None,
     *,
     news_s: float = 0.0,
 ) -> list[Candidate]:
-    """Whom to ask for a quote: at most ``size`` providers, best first.
+    """Whom to ask for a quote: at most ``size`` providers (:func:`quotes_asked` when not given), best first.
 
     Takes a random sample of those that the policy admits, drops the hopeless (too slow, or costing over a tenth more
     than the cap allows) and returns the best with a little Gumbel noise, so that clients do not herd, and with more
@@ -157,7 +162,7 @@ def shortlist(
             best=best,
         )
     scored.sort(key=lambda item: item[0])
-    return [candidate for _, candidate in scored[:size]]
+    return [candidate for _, candidate in scored[: quotes_asked(news_s) if size is None else size]]
 
 
 def ranked(bids: Iterable[Bid], want: Want, policy: ClientPolicy) -> list[Bid]:

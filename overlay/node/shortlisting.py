@@ -19,14 +19,9 @@ from dht import CapacityIndex, Provider
 from dht.announcing import news_age_s
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, shortlist
-from overlay.market.limits import SHORTLIST
-from overlay.market.selection import MAIN_UNIT
+from overlay.market.selection import MAIN_UNIT, quotes_asked
 from overlay.node.reputation import Reputation
 from transport.identity import PeerId
-
-STRANGERS = 4
-"""Of those asked for quotes, providers that are not known for long, where others are to be had: half. Identities cost
-nothing, and may name any price; those whom a flood of them brings would be the cheapest of all."""
 
 CHANNEL_NANOTON = 12_900_000
 """What one more payment channel costs in its life (docs/benchmarks.md, "Money"): as much as hundreds of chats."""
@@ -59,7 +54,8 @@ class Shortlister:
         self, rows: Iterable[Provider], want: Want, policy: ClientPolicy, paid: Collection[PeerId]
     ) -> list[Candidate]:
         """Whom to ask: at least half of them are no strangers, as far as there are any; of these, those first whom a
-        channel pays (``paid``)."""
+        channel pays (``paid``). Identities cost nothing and may name any price: strangers whom a flood of them brings
+        would be the cheapest of all."""
         known: list[Candidate] = []
         strangers: list[Candidate] = []
         rows = list(rows)
@@ -77,12 +73,12 @@ class Shortlister:
         if not ready and not (known and strangers):
             return look(known or strangers)
         best: dict[PeerId, Candidate] = {}
-        half = SHORTLIST - STRANGERS
+        most = quotes_asked(news_s)
         for group in (ready, known):
-            for candidate in _affordable(look, group)[: half - len(best)] if group else ():
+            for candidate in _affordable(look, group)[: most // 2 - len(best)] if group else ():
                 best.setdefault(candidate.provider, candidate)
         for candidate in look([*known, *strangers]):
-            if len(best) < SHORTLIST:
+            if len(best) < most:
                 best.setdefault(candidate.provider, candidate)
         return list(best.values())
 

@@ -304,7 +304,7 @@ class Ours(Policy):
     def _negotiate(self, client: Client, job: Job, done: Done, now: float) -> None:
         want, policy = self._terms(job, now)
         talk = Talk(client, job, want, policy, self._floor.rng(job, 3), done)
-        size = self.options.asks.get(client.number, limits.SHORTLIST)
+        size = self.options.asks.get(client.number)
         try:
             there = self._candidates(client, policy.value_of_time_nanoton_per_s, now)
             news_s = news_age_s(self._settled(now))

@@ -12,7 +12,7 @@ from compute.tasks import Task
 from compute.usage import Prices, Unit, Usage
 from overlay.errors import TooExpensive
 from overlay.market import Candidate, ClientPolicy, Want, limits, shortlist
-from overlay.market.selection import Bid, acceptable, outdone, ranked, to_award, to_counter
+from overlay.market.selection import Bid, acceptable, outdone, quotes_asked, ranked, to_award, to_counter
 from transport.identity import Identity
 
 U = Unit.COMPLETION
@@ -37,6 +37,14 @@ def test_at_most_eight_are_asked_and_the_cheap_come_first():
     chosen = shortlist(everyone, WANT, policy(cap=10_000), Random(1))
     assert len(chosen) == limits.SHORTLIST
     assert max(c.asks.per_million[U] for c in chosen) < 2500
+
+
+def test_more_are_asked_the_less_records_tell_and_never_more_than_sixteen():
+    asked = [quotes_asked(news_s) for news_s in (0.0, 1.0, 4.0, 6.0, 8.0, 1e6)]
+    assert asked == [8, 8, 8, 12, 16, 16]
+    everyone = [candidate(n) for n in range(60)]
+    assert len(shortlist(everyone, WANT, policy(), Random(1), news_s=6.0)) == 12
+    assert len(shortlist(everyone, WANT, policy(), Random(1), 3, news_s=6.0)) == 3
 
 
 def test_the_hopeless_are_not_asked():
@@ -110,7 +118,7 @@ def test_clients_herd_less_where_the_news_is_old():
     everyone = [candidate(n, price=500 + 5 * n) for n in range(60)]
 
     def asked(news_s):
-        lists = (shortlist(everyone, WANT, policy(), Random(seed), news_s=news_s) for seed in range(100))
+        lists = (shortlist(everyone, WANT, policy(), Random(seed), 8, news_s=news_s) for seed in range(100))
         return collections.Counter(c.provider for chosen in lists for c in chosen)
 
     fresh, old, older = asked(1.0), asked(8.0), asked(3600.0)

@@ -94,11 +94,13 @@ async def test_news_is_old_where_many_announce_whatever_they_sell(market):
         for number in range(1, 11):
             directory.hear(number, float(at), price=45_000_000 * number)
     now, cheapest = SETTLED_AFTER_S + 60, identity(1).peer_id
-    alone = sum(cheapest in asked(directory, deals, now) for _ in range(100))
+    alone = sum(asked(directory, deals, now)[0] == cheapest for _ in range(100))
+    assert len(asked(directory, deals, now)) == SHORTLIST
     for at in (now - SETTLED_AFTER_S, now):
         for number in range(100, 500):
             directory.hear(number, float(at), model="another")
-    assert sum(cheapest in asked(directory, deals, now) for _ in range(100)) < alone
+    assert sum(asked(directory, deals, now)[0] == cheapest for _ in range(100)) < alone
+    assert len(asked(directory, deals, now)) == 10
 
 
 async def test_who_has_served_us_is_no_stranger(market):
