@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -108,6 +109,34 @@ def test_time_begins_at_zero_and_waiting_costs_nothing() -> None:
     begin, end = run_seeded(1, main)
     assert begin == 0.0
     assert end == pytest.approx(80_000)
+
+
+def test_a_run_without_an_end_is_ended_by_ctrl_c() -> None:
+    endless = """
+import trio
+from simulations.determinism import run_seeded
+
+async def forever():
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(tick)
+    print("never")
+
+async def tick():
+    while True:
+        await trio.sleep(1)
+        if trio.current_time() == 1000:
+            print("runs", flush=True)
+
+run_seeded(1, forever)
+"""
+    with subprocess.Popen([sys.executable, "-c", endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"runs\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert b"KeyboardInterrupt" in said
 
 
 def test_a_log_tells_apart_what_happened_and_in_which_order() -> None:
