@@ -53,7 +53,7 @@ class Pool:
         self._limit = limit
         self._newcomers = int(limit * NEWCOMERS_SHARE)
         self._members: dict[PeerId, tuple[_Queue, int]] = {}
-        self._queues: dict[_Group, _Queue] = {}
+        self._queues: dict[tuple[Standing, str], _Queue] = {}
         self._counts = [0] * len(Standing)
         self._filled = False
         """Whether it has been full, and so the queues are kept."""
@@ -85,9 +85,12 @@ class Pool:
                 return
         else:
             self.drop(peer)
-            group = _Group(standing, teller)
             self._counts[standing] += 1
-            queue = self._queues.get(group) or self._queues.setdefault(group, _Queue(group))
+            found = self._queues.get((standing, teller))
+            if found is None:
+                group = _Group(standing, teller)
+                found = self._queues[group] = _Queue(group)
+            queue = found
             queue.count += 1
         self._members[peer] = (queue, issued_at)
         if not self._filled:
@@ -116,7 +119,7 @@ class Pool:
         crowded = self._counts[Standing.NEWCOMER] > self._newcomers or settled <= self._limit - self._newcomers
         order = (Standing.NEWCOMER, Standing.SETTLED) if crowded else (Standing.SETTLED, Standing.NEWCOMER)
         standing = next(standing for standing in (*order, Standing.DEALT_WITH) if self._counts[standing])
-        queues = [queue for group, queue in self._queues.items() if group.standing is standing]
+        queues = [queue for queue in self._queues.values() if queue.group.standing is standing]
         fullest = max(queues, key=lambda queue: (queue.count, queue.group.teller))
         heap = fullest.heap
         while self._members.get(heap[0][1]) != (fullest, heap[0][0]):
