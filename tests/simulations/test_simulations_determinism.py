@@ -113,6 +113,7 @@ def test_time_begins_at_zero_and_waiting_costs_nothing() -> None:
 
 def test_a_run_without_an_end_is_ended_by_ctrl_c() -> None:
     endless = """
+import signal
 import trio
 from simulations.determinism import run_seeded
 
@@ -128,13 +129,17 @@ async def tick():
         if trio.current_time() == 1000:
             print("runs", flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 run_seeded(1, forever)
 """
     with subprocess.Popen([sys.executable, "-c", endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"runs\n"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        try:
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in said
 
